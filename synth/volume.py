@@ -151,7 +151,8 @@ def atomic_path(path: Path) -> Iterator[Path]:
             os.fsync(handle.fileno())
         os.replace(temporary, path)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # the folder itself may be what is missing
+            temporary.unlink()
         raise SynthError(
             f"{path}: cannot write: {error.strerror or error}",
             hint="check the free space and your permission on that folder",

@@ -1,1 +1,84 @@
-"""The command line."""
+"""`synth VERB` = `python -m synth VERB`. Verbs parse, call and print; the work is elsewhere.
+
+Nothing here imports torch, so that `--help` answers at once; a verb imports what it needs when it
+is called.
+"""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import os
+import sys
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from synth import __version__
+from synth.config import did_you_mean
+from synth.errors import SynthError
+
+# verb → (module of synth.cli, one line of help); the function has the verb's name
+VERBS = {
+    "demo": ("data", "demo cohort, checked, with a picture: see that everything works"),
+    "phantom": ("data", "write a demo cohort of brains with tumours"),
+    "check": ("data", "examine a data folder: one line a case, what is wrong and how to mend it"),
+    "train": ("models", "train a family on a cohort; the same command resumes"),
+    "convert": ("models", "read the weights of a public project into a checkpoint folder"),
+    "info": ("models", "show versions, devices, families and presets, or a checkpoint"),
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a verb and return the exit code: 0 done, 2 something the user can mend."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    try:
+        if not words or words[0] in ("-h", "--help"):
+            print(usage())
+            return 0
+        if words[0] == "--version":
+            print(__version__)
+            return 0
+        return run(words[0], words[1:])
+    except SynthError as error:
+        hint = f" → {error.hint}" if error.hint else ""
+        print(f"synth: {error.message}{hint}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("synth: stopped; the same command goes on", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # `synth check … | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+
+
+def usage() -> str:
+    """Return the overview that `synth --help` prints."""
+    lines = [f"  {verb:<10} {text}" for verb, (_, text) in VERBS.items()]
+    return "\n".join(
+        ["usage: synth VERB ...   (synth VERB --help for its flags; synth --version)", "", *lines]
+    )
+
+
+def function(verb: str) -> Callable[..., Any]:
+    """Return the Python function behind a verb."""
+    if verb not in VERBS:
+        raise SynthError(f"unknown verb '{verb}'", hint=did_you_mean(verb, VERBS))
+    return getattr(importlib.import_module(f"synth.cli.{VERBS[verb][0]}"), verb)
+
+
+def run(verb: str, words: list[str]) -> int:
+    """Parse the words of a verb and call it."""
+    from synth.cli.parser import build
+
+    work = function(verb)
+    settings = getattr(work, "settings", lambda _: ())(words)
+    parser = build(work, prog=f"synth {verb}", settings=settings)
+    parser.add_argument("-v", "--verbose", action="store_true", help="say more")
+    values = parser.parse(words)
+    logging.basicConfig(
+        level=logging.DEBUG if values.pop("verbose") else logging.INFO,
+        format="%(message)s",
+        stream=sys.stderr,
+        force=True,
+    )
+    return int(work(**values) or 0)

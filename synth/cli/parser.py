@@ -1,0 +1,127 @@
+"""A command line from a function: its signature gives the flags, its docstring their help.
+
+Positional parameters become positional arguments, keyword-only ones `--flags`. `Literal` gives
+choices, `bool` a switch, `tuple[X, ...]` several words. So every verb has a Python function of the
+same name and arguments behind it, and there is one place to read both.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import inspect
+import types
+import typing
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal, NoReturn
+
+from synth.config import did_you_mean, field_docs
+from synth.errors import SynthError
+
+SHORT = {"out": "-o", "verbose": "-v", "force": "-f"}
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse that complains as one line with the nearest valid word."""
+
+    def error(self, message: str) -> NoReturn:
+        """Raise instead of printing the usage."""
+        raise SynthError(message, hint=f"{self.prog} --help")
+
+    def parse(self, words: list[str]) -> dict[str, Any]:
+        """Parse strictly; an unknown flag is answered with the nearest one."""
+        values, rest = self.parse_known_args(words)
+        if rest:
+            known = [o for a in self._actions for o in a.option_strings if o.startswith("--")]
+            raise SynthError(
+                f"unknown argument {rest[0]}", hint=did_you_mean(rest[0].split("=")[0], known)
+            )
+        return vars(values)
+
+
+def build(function: Callable[..., Any], *, prog: str, settings: tuple[type, ...] = ()) -> Parser:
+    """Build the parser of a verb; fields of `settings` dataclasses become flags too."""
+    summary, details, texts = parse_docstring(inspect.getdoc(function) or "")
+    parser = Parser(
+        prog=prog,
+        description=f"{summary}\n\n{details}".strip(),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    hints = typing.get_type_hints(function)
+    for name, parameter in inspect.signature(function).parameters.items():
+        if parameter.kind is inspect.Parameter.VAR_KEYWORD:
+            continue
+        positional = parameter.kind is not inspect.Parameter.KEYWORD_ONLY
+        _add(parser, name, hints[name], parameter.default, texts.get(name, ""), positional)
+    for cls in settings:
+        group = parser.add_argument_group(f"settings ({cls.__module__})", "defaults: the preset's")
+        docs, kinds = field_docs(cls), typing.get_type_hints(cls)
+        for field in dataclasses.fields(cls):
+            if not dataclasses.is_dataclass(kinds[field.name]):
+                _add(group, field.name, kinds[field.name] | None, None, docs[field.name], False)
+    return parser
+
+
+def parse_docstring(text: str) -> tuple[str, str, dict[str, str]]:
+    """Split a Google-style docstring into summary, details, and the texts of its Args."""
+    head, _, tail = text.partition("\nArgs:\n")
+    summary, _, details = head.partition("\n")
+    arguments: dict[str, str] = {}
+    name = ""
+    for line in tail.splitlines():
+        if line.startswith("    ") and not line.startswith("     ") and ":" in line:
+            name, _, rest = line.strip().partition(":")
+            arguments[name] = rest.strip()
+        elif line.strip() and name:
+            arguments[name] += " " + line.strip()
+    return summary, details.strip(), arguments
+
+
+def _add(parser: Any, name: str, kind: Any, default: Any, text: str, positional: bool) -> None:
+    required = default is inspect.Parameter.empty
+    options: dict[str, Any] = {"help": _help(text, None if required else default)}
+    kind, several = _simplify(kind)
+    if kind is bool and default is None:
+        options |= {"action": argparse.BooleanOptionalAction}
+    elif kind is bool:
+        assert default is False, f"{name}: a switch is off by default"
+        options |= {"action": "store_true"}
+    elif typing.get_origin(kind) is Literal:
+        options |= {"choices": typing.get_args(kind)}
+    else:
+        options |= {
+            "type": kind,
+            "metavar": name.upper() if kind is Path else kind.__name__.upper(),
+        }
+    if several:
+        options |= {"nargs": "+"}
+    if positional:
+        if not required:
+            options |= {"nargs": "*" if several else "?"}
+        options.pop("metavar", None)
+        parser.add_argument(name, default=None if required else default, **options)
+        return
+    flags = [SHORT[name]] if name in SHORT else []
+    flags.append("--" + name.replace("_", "-"))
+    parser.add_argument(
+        *flags, dest=name, required=required, default=None if required else default, **options
+    )
+
+
+def _simplify(kind: Any) -> tuple[Any, bool]:
+    """Strip `| None` and `tuple[X, ...]` off a type: (X, several)."""
+    if typing.get_origin(kind) in (types.UnionType, typing.Union):
+        (kind,) = {k for k in typing.get_args(kind) if k is not type(None)}
+    if typing.get_origin(kind) is tuple:
+        return typing.get_args(kind)[0], True
+    return kind, False
+
+
+def _help(text: str, default: Any) -> str:
+    text = text.replace("%", "%%")
+    if default is None or default is False or default == ():
+        return text
+    shown = " ".join(map(str, default)) if isinstance(default, tuple) else default
+    return f"{text} [{shown}]"

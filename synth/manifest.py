@@ -1,0 +1,55 @@
+"""What made this file: versions, arguments, seeds and input hashes, as JSON beside each output."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import platform
+import subprocess
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from synth import __version__
+
+LIBRARIES = ("torch", "numpy", "scipy", "nibabel", "monai")
+
+
+def versions() -> dict[str, str]:
+    """Return the versions that decide about a result."""
+    found = {"synth": __version__, "python": platform.python_version()}
+    for name in LIBRARIES:
+        found[name] = importlib.metadata.version(name)
+    return found
+
+
+def git_commit() -> str | None:
+    """Return the commit of the source tree this package runs from, if it is one."""
+    root = Path(__file__).parents[1]
+    if not (root / ".git").exists():
+        return None
+    answer = subprocess.run(
+        ["git", "-C", str(root), "rev-parse", "HEAD"], capture_output=True, text=True, check=False
+    )
+    return answer.stdout.strip() or None
+
+
+def file_hash(path: Path) -> str:
+    """Return the SHA-256 of a file's bytes."""
+    with path.open("rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()
+
+
+def manifest(
+    verb: str, arguments: Mapping[str, Any], inputs: Iterable[Path], **facts: Any
+) -> dict[str, Any]:
+    """Assemble the record of one output; `facts` are measured (seconds, network calls …)."""
+    plain = {k: str(v) if isinstance(v, Path) else v for k, v in arguments.items()}
+    return {
+        "verb": verb,
+        "arguments": plain,
+        "inputs": {path.name: file_hash(path) for path in inputs},
+        "versions": versions(),
+        "git_commit": git_commit(),
+        **facts,
+    }

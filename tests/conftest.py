@@ -1,0 +1,70 @@
+"""Small hand-made brains, so that tests of the ground need no phantom."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from scipy import ndimage
+
+from synth.volume import Volume
+
+torch.set_num_threads(1)  # small tensors: a second thread only waits (and xdist has the other core)
+LPS = np.array([[-1.0, 0, 0, 0], [0, -1, 0, 23], [0, 0, 1, 0], [0, 0, 0, 1]])
+FIXTURES = Path(__file__).parents[2] / "shared" / "fixtures"
+
+
+def brain(shape: tuple[int, int, int] = (20, 24, 18), seed: int = 0) -> np.ndarray:
+    """An ellipsoid of smooth tissue in whole numbers on a background of zero."""
+    grid = np.stack(np.meshgrid(*[np.linspace(-1, 1, n) for n in shape], indexing="ij"))
+    texture = ndimage.gaussian_filter(np.random.default_rng(seed).normal(size=shape), 1.5)
+    tissue = 500 + 120 * texture / texture.std()
+    return np.where((grid**2).sum(0) < 0.7, np.clip(tissue, 1, None).round(), 0).astype(np.float32)
+
+
+def ball(shape: tuple[int, ...], centre: tuple[int, ...], radius: float) -> np.ndarray:
+    index = np.stack(np.meshgrid(*[np.arange(n) for n in shape], indexing="ij"))
+    return ((index - np.reshape(centre, (3, 1, 1, 1))) ** 2).sum(0) <= radius**2
+
+
+def write_case(folder: Path, case_id: str = "BraTS-GLI-00001-000", *, seed: int = 0) -> Path:
+    """A complete challenge case of 20×24×18 voxels; returns its folder."""
+    image = brain(seed=seed)
+    tumour = ball(image.shape, (7, 12, 9), 3) & (image > 0)
+    seg = tumour * 2 + ball(image.shape, (7, 12, 9), 2) - 2 * ball(image.shape, (7, 12, 9), 1)
+    unhealthy = ball(image.shape, (7, 12, 9), 4)
+    healthy = ball(image.shape, (14, 12, 9), 2.5) & (image > 0)
+    where = folder / case_id
+
+    def save(data: np.ndarray, role: str) -> None:
+        volume = Volume(data=data[None], affine=LPS)
+        volume.save(where / f"{case_id}-{role}.nii.gz")
+
+    for gain, role in ((1.0, "t1n"), (1.2, "t1c"), (0.8, "t2w"), (0.6, "t2f")):
+        save((image * gain).round().astype(np.int16), role)
+    save(seg.astype(np.uint8), "seg")
+    mask = healthy | unhealthy
+    for data, role in ((mask, "mask"), (healthy, "mask-healthy"), (unhealthy, "mask-unhealthy")):
+        save(data, role)
+    save(np.where(mask, 0, image).astype(np.int16), "t1n-voided")
+    return where
+
+
+@pytest.fixture
+def make_case(tmp_path: Path) -> Callable[..., Path]:
+    return lambda *words, **options: write_case(tmp_path / "data", *words, **options)
+
+
+def rotation(degrees: tuple[float, float, float]) -> np.ndarray:
+    """A rotation matrix from three Euler angles."""
+    matrix = np.eye(3)
+    for axis, angle in enumerate(np.radians(degrees)):
+        i, j = [a for a in range(3) if a != axis]
+        turn = np.eye(3)
+        turn[[i, j], [i, j]] = np.cos(angle)
+        turn[i, j], turn[j, i] = -np.sin(angle), np.sin(angle)
+        matrix = matrix @ turn
+    return matrix
