@@ -1,0 +1,1 @@
+"""Segmentation networks and the comparison that says whether synthetic data help."""

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import importlib.metadata
 import platform
+import shutil
 import subprocess
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -16,17 +18,18 @@ LIBRARIES = ("torch", "numpy", "scipy", "nibabel", "monai")
 
 
 def versions() -> dict[str, str]:
-    """Return the versions that decide about a result."""
+    """Return the versions that a result depends on."""
     found = {"synth": __version__, "python": platform.python_version()}
     for name in LIBRARIES:
         found[name] = importlib.metadata.version(name)
     return found
 
 
+@functools.cache
 def git_commit() -> str | None:
     """Return the commit of the source tree this package runs from, if it is one."""
-    root = Path(__file__).parents[1]
-    if not (root / ".git").exists():
+    root = Path(__file__).resolve().parents[1]
+    if not (root / ".git").exists() or not shutil.which("git"):
         return None
     answer = subprocess.run(
         ["git", "-C", str(root), "rev-parse", "HEAD"], capture_output=True, text=True, check=False

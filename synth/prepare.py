@@ -21,6 +21,7 @@ from synth.errors import SynthError
 from synth.volume import Volume
 
 HIGH_PERCENTILE = 99.5
+SAME_SPACING = 0.05
 RAS = orientations.axcodes2ornt(("R", "A", "S"))
 
 
@@ -80,12 +81,12 @@ class Prepared:
 
     def scale(self, values: np.ndarray) -> np.ndarray:
         """Native intensities (C, …) → model intensities."""
-        low, high = (np.float32(v).reshape(-1, 1, 1, 1) for v in (self.low, self.high))
+        low, high = (np.array(v, np.float32).reshape(-1, 1, 1, 1) for v in (self.low, self.high))
         return ((values - low) * (2 / (high - low)) - 1).astype(np.float32)
 
     def unscale(self, values: np.ndarray) -> np.ndarray:
         """Model intensities (C, …) → native intensities."""
-        low, high = (np.float32(v).reshape(-1, 1, 1, 1) for v in (self.low, self.high))
+        low, high = (np.array(v, np.float32).reshape(-1, 1, 1, 1) for v in (self.low, self.high))
         return ((values + 1) * ((high - low) / 2) + low).astype(np.float32)
 
     def undo(self, data: np.ndarray, touched: np.ndarray | None = None) -> Volume:
@@ -182,6 +183,7 @@ def _frame(
     low = np.array([s.start for s in box[0]]) - margin
     extent = np.array([s.stop for s in box[0]]) + margin - low
     ratio = np.ones(3) if spacing_mm is None else spacing_mm / spacing
+    ratio[np.abs(ratio - 1) < SAME_SPACING] = 1  # interpolation would cost more than it mends
     shape = np.maximum(np.ceil(extent / ratio / divisor - 1e-9), 1).astype(int) * divisor
     wider = np.ceil(shape * ratio - 1e-9).astype(int)  # the box grows to what the model's grid sees
     low -= (wider - extent) // 2

@@ -162,12 +162,14 @@ def atomic_path(path: Path) -> Iterator[Path]:
         raise
 
 
-def _read(path: Path) -> tuple[nib.Nifti1Image, np.ndarray]:
+def _read(path: Path) -> tuple[nib.Nifti1Pair, np.ndarray]:
     """Return the image and its (X, Y, Z) values after slope and intercept."""
     if not path.is_file():
         raise SynthError(f"{path}: no such file", hint="check the path and its spelling")
     try:
         image = nib.load(path)
+        if not isinstance(image, nib.Nifti1Pair):  # NIfTI-2 is one, too
+            raise ValueError(f"it is a {type(image).__name__}")
         shape = _spatial_shape(image.shape, path)
         values = np.asanyarray(image.dataobj)
     except READ_ERRORS as error:
@@ -199,7 +201,7 @@ def _spatial_shape(shape: tuple[int, ...], path: Path) -> tuple[int, ...]:
     return tuple(int(n) for n in shape)
 
 
-def _affine(image: nib.Nifti1Image, path: str | Path) -> np.ndarray:
+def _affine(image: nib.Nifti1Pair, path: str | Path) -> np.ndarray:
     affine = np.asarray(image.affine, np.float64)
     if not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-9:
         raise SynthError(

@@ -90,7 +90,8 @@ def demo(*, out: Path = Path("runs/demo"), cases: int = 6, seed: int = 0, worker
     phantom(cohort, cases=cases, seed=seed, workers=workers)
     if check(cohort):
         return 2
-    picture = cohort_montage(discover(cohort), out / "cohort.png")
+    folders = [case.path("t1n").parent for case in discover(cohort)]
+    picture = cohort_montage(folders, out / "cohort.png", title="demo cohort")
     print(f"\nLook at {picture}: {cases} brains, four contrasts, tumour and healthy mask.")
     print("Next: bash run.sh MODE=check DATA_DIR=<your data>, or bash run.sh MODE=help")
     return 0

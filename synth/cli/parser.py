@@ -58,7 +58,7 @@ def build(function: Callable[..., Any], *, prog: str, settings: tuple[type, ...]
     for cls in settings:
         group = parser.add_argument_group(f"settings ({cls.__module__})", "defaults: the preset's")
         docs, kinds = field_docs(cls), typing.get_type_hints(cls)
-        for field in dataclasses.fields(cls):
+        for field in dataclasses.fields(cls):  # ty: ignore[invalid-argument-type]
             if not dataclasses.is_dataclass(kinds[field.name]):
                 _add(group, field.name, kinds[field.name] | None, None, docs[field.name], False)
     return parser

@@ -1,0 +1,274 @@
+"""A checkpoint is a folder that knows itself: config.json, model.safetensors, README.md.
+
+The same JSON stands in the metadata of the safetensors file, which therefore loads alone, and which
+is the authority where the two differ (after a kill between two renames). In a run, last/ also holds
+state.pt, which resumes by itself. Loading never unpickles objects.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import shutil
+import struct
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from synth import __version__, families, manifest
+from synth.config import from_dict, to_dict
+from synth.errors import SynthError
+
+FORMAT = 1
+MIGRATIONS: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {}
+"""From format n to n + 1: a function of the metadata that returns the new metadata."""
+WEIGHTS = "model.safetensors"
+STATE = "state.pt"
+CONFIG = "config.json"
+CARD = "README.md"
+
+TORN = (OSError, EOFError, RuntimeError, ValueError, TypeError, AssertionError, AttributeError)
+TORN += (LookupError, struct.error, SafetensorError)
+"""What torch.load and safetensors raise on damaged bytes; they promise no kind of error."""
+
+log = logging.getLogger(__name__)
+
+
+def first_line(error: Exception) -> str:
+    """Return what an error of a library says, in one line."""
+    return (str(error) or repr(error)).splitlines()[0]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Checkpoint:
+    """A network with everything that is known about it."""
+
+    path: Path
+    """The safetensors file it came from."""
+    family: str
+    preset: str
+    config: Any
+    """The family's Config."""
+    metadata: dict[str, Any]
+    """The whole of config.json: versions, seed, step, metrics."""
+    model: nn.Module
+    """In eval mode, without gradients."""
+
+
+def save(
+    directory: str | Path, *, model: nn.Module, family: str, preset: str, config: Any, **facts: Any
+) -> Path:
+    """Write a checkpoint folder; whatever the instant of a kill, it is readable before and after.
+
+    `facts` are JSON values that belong to the weights: seed, data_hash, step, metrics, source.
+    """
+    with staged(directory) as folder:
+        write(folder, model=model, family=family, preset=preset, config=config, **facts)
+    return Path(directory)
+
+
+def write(
+    folder: Path, *, model: nn.Module, family: str, preset: str, config: Any, **facts: Any
+) -> None:
+    """Write the files of a checkpoint into an existing folder, which `staged` makes safe."""
+    metadata = {
+        "format": FORMAT,
+        "family": families.require_family(family),
+        "preset": preset,
+        "config": to_dict(config),
+        "versions": manifest.versions(),
+        "git": manifest.git_commit(),
+        **facts,
+    }
+    text = json.dumps(metadata, indent=1)
+    # One key only: safetensors writes several in random order, and equal weights make equal files.
+    save_file(_detached(model), folder / WEIGHTS, metadata={"synth": text})
+    (folder / CONFIG).write_text(text + "\n", encoding="utf-8")
+    shutil.copymode(folder / CONFIG, folder / WEIGHTS)  # safetensors writes for the owner alone
+    count = sum(p.numel() for p in model.parameters())
+    (folder / CARD).write_text(_card(metadata, count), encoding="utf-8")
+
+
+@contextlib.contextmanager
+def staged(directory: str | Path) -> Iterator[Path]:
+    """Yield a temporary folder whose files take their place in `directory` when the block succeeds.
+
+    A new directory appears at once, complete. In an existing one each file is replaced by a rename;
+    no file depends on another, so that any moment between two renames is readable too.
+    """
+    directory = Path(directory)
+    folder = directory.with_name(f".{directory.name}.{os.getpid()}.part")
+    try:
+        for left_over in directory.parent.glob(f".{directory.name}.*.part"):
+            shutil.rmtree(left_over, ignore_errors=True)
+        folder.mkdir(parents=True)
+        yield folder
+        for file in sorted(folder.iterdir()):
+            _sync(file)
+        _sync(folder)
+        if not directory.exists():
+            folder.rename(directory)
+        else:
+            for file in sorted(folder.iterdir()):
+                os.replace(file, directory / file.name)
+            _sync(directory)
+        _sync(directory.parent)
+    # torch and safetensors report a full disk as their own kinds of error.
+    except (OSError, SafetensorError, RuntimeError) as error:
+        raise SynthError(
+            f"{directory}: cannot write the checkpoint: {first_line(error)}",
+            hint="check the free space and your permission there; what was saved before is intact",
+        ) from error
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def load(path: str | Path, *, device: str | torch.device = "cpu") -> Checkpoint:
+    """Load the network of a checkpoint folder, a lone .safetensors file, or a training run."""
+    file = locate(path)
+    metadata = read_metadata(file)
+    try:
+        family, preset = metadata["family"], metadata["preset"]
+        config = from_dict(families.room(family, "config").Config, metadata["config"])
+    except (KeyError, TypeError) as error:
+        raise _not_ours(file) from error
+    with torch.random.fork_rng(devices=[]):  # the initial weights are overwritten: draw nothing
+        model = families.room(family, "network").build(config)
+    load_strictly(model, load_file(file), name=str(file))
+    model = model.to(device).eval().requires_grad_(False)
+    return Checkpoint(
+        path=file, family=family, preset=preset, config=config, metadata=metadata, model=model
+    )
+
+
+def locate(path: str | Path) -> Path:
+    """Return the safetensors file that `path` means: itself, the folder's, or the run's best."""
+    path = Path(path)
+    if path.is_file():
+        return path
+    if (path / WEIGHTS).is_file():
+        return path / WEIGHTS
+    for name in ("best", "last"):
+        if (path / name / WEIGHTS).is_file():
+            log.info("%s is a training run: using %s/", path, name)
+            return path / name / WEIGHTS
+    if (path / "adapter_config.json").is_file():
+        raise SynthError(
+            f"{path} is a LoRA adapter, not a whole model",
+            hint="give it as the adapter of its base model, or merge it into a checkpoint first",
+        )
+    if not path.exists():
+        raise SynthError(f"{path}: no such checkpoint", hint="check the path and its spelling")
+    raise SynthError(
+        f"{path} holds no checkpoint: no {WEIGHTS}, no best/, no last/",
+        hint="a run has one after its first save; `synth convert` reads other people's weights",
+    )
+
+
+def read_metadata(path: str | Path) -> dict[str, Any]:
+    """Return what a checkpoint says of itself, without building its network."""
+    file = locate(path)
+    try:
+        with safe_open(file, framework="pt") as handle:
+            header = handle.metadata() or {}
+    except (SafetensorError, OSError) as error:
+        raise SynthError(
+            f"{file}: cannot be read as safetensors: {first_line(error)}",
+            hint="the file is truncated or of another kind; copy it again, "
+            "or `synth convert` it if it is a .pt or .pth",
+        ) from error
+    try:
+        metadata = json.loads(header["synth"])
+        number = int(metadata["format"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise _not_ours(file) from error
+    return migrate(metadata, number, name=str(file))
+
+
+def migrate(metadata: dict[str, Any], number: int, *, name: str) -> dict[str, Any]:
+    """Bring metadata of format `number` up to today's, one step at a time."""
+    if number > FORMAT or number < min(MIGRATIONS, default=FORMAT):
+        raise SynthError(
+            f"{name} has checkpoint format {number}; this version reads up to {FORMAT}",
+            hint=f"upgrade synth (this is {__version__})",
+        )
+    for step in range(number, FORMAT):
+        metadata = {**MIGRATIONS[step](metadata), "format": step + 1}
+    return metadata
+
+
+def load_strictly(model: nn.Module, tensors: Mapping[str, Tensor], *, name: str) -> None:
+    """Load weights whose names and shapes must all agree, or say the first that does not."""
+    own = model.state_dict()
+    for kind, keys in (("lacks", own.keys() - tensors), ("has besides", tensors.keys() - own)):
+        if keys:
+            raise SynthError(
+                f"{name} {kind} {len(keys)} of the network's weights, first '{min(keys)}'"
+                if kind == "lacks"
+                else f"{name} {kind} {len(keys)} weights unknown to the network, "
+                f"first '{min(keys)}'",
+                hint="the weights and the configuration belong to different networks",
+            )
+    for key, tensor in own.items():
+        if tensor.shape != tensors[key].shape:
+            raise SynthError(
+                f"{name}: '{key}' is {tuple(tensors[key].shape)}, "
+                f"the network expects {tuple(tensor.shape)}",
+                hint="the weights and the configuration belong to different networks",
+            )
+    model.load_state_dict(tensors)
+
+
+def _detached(model: nn.Module) -> dict[str, Tensor]:
+    # Copies: safetensors refuses tensors that share memory, as tied weights do.
+    return {
+        key: tensor.detach().to("cpu", copy=True).contiguous()
+        for key, tensor in model.state_dict().items()
+    }
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _not_ours(file: Path) -> SynthError:
+    return SynthError(
+        f"{file} does not say which network it belongs to",
+        hint="it is not a checkpoint of synth: `synth convert` reads other people's weights",
+    )
+
+
+def _card(metadata: Mapping[str, Any], parameters: int) -> str:
+    """Return the model card."""
+    family = metadata["family"]
+    rows = {
+        "family": f"{family}: {families.FAMILIES[family]}",
+        "preset": metadata["preset"],
+        "parameters": f"{parameters:,}",
+        "step": metadata.get("step"),
+        "seed": metadata.get("seed"),
+        "data": metadata.get("data_hash"),
+        "source": metadata.get("source"),
+        "commit": metadata.get("git"),
+        **{f"validation {k}": f"{v:.6g}" for k, v in metadata.get("metrics", {}).items()},
+        **metadata["versions"],
+    }
+    table = "\n".join(f"| {key} | {value} |" for key, value in rows.items() if value is not None)
+    return (
+        f"# {family} ({metadata['preset']})\n\n| what | value |\n| --- | --- |\n{table}\n\n"
+        f"`{WEIGHTS}` holds the weights and, in its metadata, the whole configuration; a training "
+        f"run puts its averaged (EMA) weights there.\n\n```python\nfrom synth import checkpoint\n\n"
+        f'model = checkpoint.load("this folder").model\n```\n'
+    )

@@ -1,0 +1,189 @@
+"""Verbs about models: train, convert, info."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from json import dumps
+from pathlib import Path
+from typing import Any
+
+from synth import families
+from synth.config import did_you_mean, from_dict, to_dict
+from synth.errors import SynthError
+from synth.training_config import TrainConfig
+
+
+def train(
+    family: str,
+    *,
+    data: Path,
+    out: Path,
+    preset: str = "tiny",
+    split: Path | None = None,
+    fold: int | None = None,
+    scheme: str = "auto",
+    validation_share: float = 0.1,
+    device: str = "auto",
+    **settings: Any,
+) -> int:
+    """Train a family on a cohort; the same command resumes.
+
+    Args:
+        family: which family: wdm3d.
+        data: folder with cases in any BraTS naming.
+        out: folder of the run: last/, best/, metrics.jsonl, TensorBoard events.
+        preset: named settings of the family; flags below override single ones.
+        split: decathlon-style JSON; default every case below the data folder.
+        fold: hold this fold of the split out for validation.
+        scheme: label scheme; auto goes by the case ids.
+        validation_share: share of patients held out where no fold is given.
+        device: auto, cpu, cuda, cuda:1 …
+        settings: fields of the family's configuration and of the loop, by name.
+    """
+    given = {k: v for k, v in settings.items() if v is not None}
+    room = families.room(family, "config")
+    config = _override(preset_of(family, preset), given)
+    loop = _override(room.TRAINING.get(preset, TrainConfig()), given)
+    training, held_out = _cases(data, split, fold, scheme, validation_share, loop.seed)
+
+    from synth.split import data_hash
+    from synth.train import train as run
+
+    recipe, items, validation = families.room(family, "recipe").assemble(
+        config, training, held_out, cache=out / "cache"
+    )
+    describe = {
+        "family": family,
+        "preset": preset,
+        "config": config,
+        "data_hash": data_hash([*training, *held_out]),
+    }
+    print(f"{family}/{preset}: {len(training)} cases, {len(held_out)} held out → {out}")
+    summary = run(recipe, items, out, loop, describe=describe, validation=validation, device=device)
+    print(dumps({k: summary[k] for k in ("step", "stopped", "best", "metrics", "seconds")}))
+    return 0
+
+
+def train_settings(words: Sequence[str]) -> tuple[type, ...]:
+    """Return the dataclasses whose fields are flags of `train`, once the family is known."""
+    family = next((w for w in words if not w.startswith("-")), None)
+    if family is None or not families.has_room(family, "config"):
+        return (TrainConfig,)
+    return (families.room(family, "config").Config, TrainConfig)
+
+
+train.settings = train_settings  # ty: ignore[unresolved-attribute]
+
+
+def convert(
+    source: Path, *, out: Path, family: str | None = None, set: tuple[str, ...] = ()
+) -> int:
+    """Read the weights of a public project into a checkpoint folder.
+
+    The family and its settings follow from the names and shapes in the file. Nothing is unpickled.
+
+    Args:
+        source: .pt, .pth or .safetensors: a state dict, alone or under model, ema, state_dict.
+        out: folder to write.
+        family: insist on a family.
+        set: settings that the file cannot tell, as name=value.
+    """
+    from synth.convert import convert as read
+    from synth.errors import SynthError
+
+    overrides: dict[str, Any] = {}
+    for pair in set:
+        name, equals, value = pair.partition("=")
+        if not equals:
+            raise SynthError(f"--set {pair}", hint="write it as name=value")
+        overrides[name] = _literal(value)
+    folder = read(source, out, family=family, overrides=overrides)
+    print(f"{source} → {folder}")
+    return 0
+
+
+def info(checkpoint: Path | None = None, *, json: bool = False) -> int:
+    """Show versions, devices, families and presets, or what a checkpoint says of itself.
+
+    Args:
+        checkpoint: a checkpoint folder, a lone .safetensors file, or a run.
+        json: print JSON.
+    """
+    if checkpoint is not None:
+        from synth.checkpoint import read_metadata
+
+        facts = read_metadata(checkpoint)
+    else:
+        facts = _installation()
+    if json:
+        print(dumps(facts, indent=1))
+        return 0
+    for key, value in facts.items():
+        print(f"{key}: {value if isinstance(value, str | int) else dumps(value)}")
+    return 0
+
+
+def preset_of(family: str, preset: str) -> Any:
+    """Return a family's preset."""
+    families.require_family(family)
+    if not families.has_room(family, "config"):
+        raise SynthError(f"{family} cannot be trained yet", hint="wdm3d can")
+    presets = families.room(family, "config").PRESETS
+    if preset not in presets:
+        raise SynthError(f"{family} has no preset '{preset}'", hint=did_you_mean(preset, presets))
+    return presets[preset]
+
+
+def _override(config: Any, given: dict[str, Any]) -> Any:
+    own = to_dict(config)
+    return from_dict(type(config), own | {k: v for k, v in given.items() if k in own})
+
+
+def _cases(
+    data: Path,
+    split: Path | None,
+    fold: int | None,
+    scheme: str,
+    share: float,
+    seed: int,
+) -> tuple[list, list]:
+    from synth.case import discover, require_unique
+    from synth.split import hold_out, read_split
+
+    if split is not None:
+        read = read_split(split, data)
+        if fold is not None:
+            return read.fold(fold)
+        return hold_out([e.case for e in read.training], share, seed=seed)
+    if fold is not None:
+        raise SynthError("--fold needs --split", hint="give the JSON that holds the folds")
+    cases = discover(data, scheme=scheme)
+    require_unique(cases)
+    return hold_out(cases, share, seed=seed)
+
+
+def _installation() -> dict[str, Any]:
+    import torch
+
+    from synth.manifest import versions
+
+    gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    return {
+        "versions": versions(),
+        "devices": gpus or ["cpu"],
+        "families": families.FAMILIES,
+        "presets": {
+            f: list(families.room(f, "config").PRESETS)
+            for f in families.FAMILIES
+            if families.has_room(f, "config")
+        },
+    }
+
+
+def _literal(text: str) -> Any:
+    from json import JSONDecodeError, loads
+
+    try:
+        return loads(text)
+    except JSONDecodeError:
+        return text

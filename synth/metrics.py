@@ -1,0 +1,211 @@
+"""Image metrics inside a mask: the nine numbers of the BraTS inpainting challenge, exactly.
+
+The challenge scores a filled brain with its `inpainting` package. This module computes the same
+nine numbers to the last bit from their definitions, on the hole's bounding box instead of the
+whole volume, which is what makes it fast. Everything the definition says about precision matters
+for that: percentiles, images and SSIM are float64; sums of errors are rounded to float32 before
+they are divided.
+
+- Intensities are scaled by percentiles 0.5 and 99.5 of the *voided* volume, background included.
+- SSIM (Wang et al. 2004) is two-dimensional, on (y, z) slices, with an 11 × 11 Gaussian window.
+  Outside the hole both images are 0, so a small hole earns SSIM for nothing: compare SSIM only
+  between holes of one size and grids of one resolution.
+- `psnr` takes its range from the truth inside the hole, `psnr_01` takes 1; both clamp to their
+  range, their `_eps` variants do not, and add 2.2e-16 to the error instead.
+
+What is not finite stays so: a perfect answer has `psnr` = `psnr_01` = inf; a truth that is
+constant in the hole has `psnr` = nan and `psnr_eps` = -inf; where truth and prediction are both 0
+all over the hole `ssim` is nan.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from synth.errors import SynthError
+
+if TYPE_CHECKING:
+    import torch
+
+METRICS = ("ssim", "mse", "rmse", "msle", "mae", "psnr", "psnr_eps", "psnr_01", "psnr_01_eps")
+"""Keys of `inpainting_metrics`, in the order of the official report."""
+
+PERCENTILES = (0.5, 99.5)
+SSIM_SIGMA = 1.5
+SSIM_RADIUS = 5  # int(3.5 σ + 0.5): an 11 × 11 window
+SSIM_K1, SSIM_K2 = 0.01, 0.03
+
+
+def inpainting_metrics(
+    prediction: np.ndarray, truth: np.ndarray, voided: np.ndarray, healthy_mask: np.ndarray
+) -> dict[str, float]:
+    """Score a filled hole as the BraTS inpainting challenge does; keys are `METRICS`.
+
+    All four are (X, Y, Z), axes as in the NIfTI file, since SSIM slices along the first one.
+    `voided` is the scan with the hole set to 0, as the model saw it; `healthy_mask` is the hole
+    where the truth is known. What the prediction holds outside the mask never counts.
+    """
+    mask = np.asarray(healthy_mask)
+    _check(prediction, truth, voided, mask)
+    mask = mask.astype(bool)
+    low, high = intensity_window(voided)
+    box = _hole(mask)
+    inside = mask[box]
+    p = _scale(np.asarray(prediction)[box], inside, low, high, "prediction")
+    t = _scale(np.asarray(truth)[box], inside, low, high, "truth")
+    covers_all = bool(mask.all())
+    return _nine_numbers(p, t, inside, covers_all)
+
+
+def intensity_window(voided: np.ndarray) -> tuple[float, float]:
+    """Return the intensities that become 0 and 1: percentiles of the whole voided volume."""
+    # float32 first: the challenge reads its files so, and a percentile interpolates.
+    low, high = np.percentile(np.asarray(voided, np.float32), PERCENTILES)
+    if not np.isfinite((low, high)).all():
+        raise SynthError("the voided scan holds NaN or Inf", hint="replace them by 0 and retry")
+    low, high = max(float(low), 0.0), float(high)
+    if not high > low:
+        raise SynthError(
+            f"the voided scan has no contrast: percentiles {PERCENTILES} are {low:g} and {high:g}",
+            hint="pass the scan with the hole removed, not the mask or an empty volume",
+        )
+    return low, high
+
+
+def _check(prediction: np.ndarray, truth: np.ndarray, voided: np.ndarray, mask: np.ndarray) -> None:
+    for name, array in (("prediction", prediction), ("truth", truth), ("voided scan", voided)):
+        if np.shape(array) != mask.shape:
+            raise SynthError(
+                f"{name} and healthy mask differ in shape: {np.shape(array)} vs {mask.shape}",
+                hint="all four volumes must be on one grid; resample the odd one",
+            )
+    if mask.ndim != 3 or min(mask.shape[1:]) <= SSIM_RADIUS:
+        raise SynthError(
+            f"expected volumes (X, Y, Z) with Y and Z above {SSIM_RADIUS}, got {mask.shape}",
+            hint="drop channel axes; the SSIM window does not fit a smaller volume",
+        )
+    if not mask.any():
+        raise SynthError(
+            "the healthy mask is empty: there is nothing to score",
+            hint="pass mask-healthy (not mask-unhealthy) of this case, or leave the case out",
+        )
+
+
+def _hole(mask: np.ndarray) -> tuple[np.ndarray, slice, slice]:
+    """Index x slices that hold mask voxels, and their (y, z) box with room for SSIM's window.
+
+    The window reaches `SSIM_RADIUS` voxels. Where the box ends inside the volume, no window of
+    a mask voxel reaches its rim; where it ends at the volume's edge, the reflection is the same.
+    """
+    rows = np.flatnonzero(mask.any(axis=(1, 2)))
+    plane = np.asarray(mask.any(axis=0))
+    y, z = _span(np.asarray(plane.any(axis=1))), _span(np.asarray(plane.any(axis=0)))
+    return rows, y, z
+
+
+def _span(hit: np.ndarray) -> slice:
+    """Return where `hit` is true, plus the window's reach, as many voxels odd or even as `hit`.
+
+    torch's float64 convolution (MKL) sums the first pixel of a plane in another order when the
+    plane has an odd number of pixels. Keeping the parity keeps the last bit of a hole that
+    touches that corner.
+    """
+    where = np.flatnonzero(hit)
+    start = max(int(where[0]) - SSIM_RADIUS, 0)
+    stop = min(int(where[-1]) + SSIM_RADIUS + 1, len(hit))
+    if (stop - start - len(hit)) % 2:
+        start, stop = (start, stop + 1) if stop < len(hit) else (start - 1, stop)
+    return slice(start, stop)
+
+
+def _scale(image: np.ndarray, inside: np.ndarray, low: float, high: float, name: str) -> np.ndarray:
+    """Map the window to [0, 1]; everything outside the mask becomes the image of 0, which is 0."""
+    image = np.where(inside, image, 0).astype(np.float32)
+    if not np.isfinite(image).all():
+        raise SynthError(
+            f"the {name} holds NaN or Inf inside the healthy mask",
+            hint="look at the generated volume: training may have diverged",
+        )
+    return (np.clip(image.astype(np.float64), low, high) - low) / (high - low)
+
+
+def _nine_numbers(
+    p: np.ndarray, t: np.ndarray, inside: np.ndarray, covers_all: bool
+) -> dict[str, float]:
+    # torch, not numpy: the last bit depends on the order of summation and on whose log it is.
+    import torch
+
+    selected = torch.from_numpy(inside)
+    prediction, truth = torch.from_numpy(p), torch.from_numpy(t)
+    ssim = _ssim_map(prediction, truth, covers_all)[selected].mean()
+    prediction, truth = prediction[selected], truth[selected]  # (voxels in the hole,)
+    mse = _mean(torch.square(prediction - truth))
+    low, high = truth.min(), truth.max()
+    values = {
+        "ssim": ssim,
+        "mse": mse,
+        "rmse": torch.sqrt(mse),
+        "msle": _mean(torch.square(torch.log1p(prediction) - torch.log1p(truth))),
+        "mae": _mean(torch.abs(prediction - truth)),
+        "psnr": _psnr(prediction, truth, low, high),
+        "psnr_eps": 10.0 * torch.log10(torch.square(high - low) / (mse + sys.float_info.epsilon)),
+        "psnr_01": _psnr(prediction, truth, torch.tensor(0.0), torch.tensor(1.0)),
+        "psnr_01_eps": 10.0 * torch.log10(1 / (mse + sys.float_info.epsilon)),
+    }
+    return {name: float(values[name]) for name in METRICS}
+
+
+def _mean(errors: torch.Tensor) -> torch.Tensor:
+    """Mean with a float64 sum that is kept as float32, as torchmetrics keeps its state."""
+    return errors.sum().float() / errors.numel()
+
+
+def _psnr(
+    prediction: torch.Tensor, truth: torch.Tensor, low: torch.Tensor, high: torch.Tensor
+) -> torch.Tensor:
+    """Peak signal-to-noise ratio in dB of values clamped to [low, high]."""
+    import torch
+
+    mse = _mean(torch.square(prediction.clamp(low, high) - truth.clamp(low, high)))
+    decibels_per_neper = 10 / torch.log(torch.tensor(10.0))
+    return (2 * torch.log(high - low) - torch.log(mse)) * decibels_per_neper
+
+
+def _ssim_map(p: torch.Tensor, t: torch.Tensor, covers_all: bool) -> torch.Tensor:
+    """SSIM of every voxel from its (y, z) neighbourhood, eq. 13 of Wang et al. 2004."""
+    import torch
+    from torch.nn import functional
+
+    r = SSIM_RADIUS
+    pairs = torch.stack((p, t))  # (2, X, Y, Z)
+    padded = functional.pad(pairs, (r, r, r, r), mode="reflect")
+    p_pad, t_pad = padded
+    moments = torch.stack((p_pad, t_pad, p_pad * p_pad, t_pad * t_pad, p_pad * t_pad))
+    # Not two 1-D passes: they would round differently from the official 2-D window.
+    blurred = functional.conv2d(moments.flatten(0, 1)[:, None], _window())  # (5X, 1, Y, Z)
+    mean_p, mean_t, mean_pp, mean_tt, mean_pt = blurred.view(5, *p.shape)
+
+    # The range is that of the whole volume, which is 0 outside the mask.
+    floor = [image.min() if covers_all else torch.zeros_like(image.min()) for image in (p, t)]
+    extent = torch.maximum(p.max() - floor[0], t.max() - floor[1])
+    c1, c2 = torch.square(SSIM_K1 * extent), torch.square(SSIM_K2 * extent)
+
+    var_p = (mean_pp - mean_p * mean_p).clamp(min=0)
+    var_t = (mean_tt - mean_t * mean_t).clamp(min=0)
+    covariance = mean_pt - mean_p * mean_t
+    above = (2 * (mean_p * mean_t) + c1) * (2 * covariance + c2)
+    below = (mean_p * mean_p + mean_t * mean_t + c1) * (var_p + var_t + c2)
+    return above / below  # (X, Y, Z)
+
+
+def _window() -> torch.Tensor:
+    """The 11 × 11 Gaussian of SSIM, summing to 1, as a convolution kernel."""
+    import torch
+
+    offset = torch.arange(-SSIM_RADIUS, SSIM_RADIUS + 1, dtype=torch.float64)
+    bell = torch.exp(-torch.square(offset / SSIM_SIGMA) / 2)
+    bell = bell / bell.sum()
+    return torch.outer(bell, bell)[None, None]  # (1, 1, 11, 11)

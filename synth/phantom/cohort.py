@@ -1,0 +1,292 @@
+"""The demo cohort: BraTS-like patients made from the MNI152 maps, without any download.
+
+Each case is a function of (seed, site, index) alone: the same whether made singly or among many,
+first or last, by one process or by twenty. These are demonstration data; nobody's brain.
+"""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import shutil
+import time
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from torch.nn import functional
+
+from synth import __version__
+from synth.errors import SynthError
+from synth.phantom.anatomy import MNI_NOTICE, Grid, Head, depth_mm, largest_component
+from synth.phantom.scanner import MODALITIES, SITES, Scene, scan
+from synth.phantom.tumour import Tumour, healthy_mask, unhealthy_mask
+from synth.volume import Volume, atomic_path
+
+Size = Literal["small", "full"]
+SiteName = Literal["A", "B"]
+
+RECIPE = 1  # raised whenever the same seed would make other patients
+SITE_OFFSET = {"A": 0, "B": 50_000}
+ANATOMY_SPACING_MM = 3.0  # the tumour's place is chosen on a coarse grid
+FILES = (*MODALITIES, "seg", "t1n-voided", "mask", "mask-healthy", "mask-unhealthy")
+COHORT_NOTICE = f"""\
+These images are synthetic. They were derived from the ICBM152 2009a templates as shipped with
+nilearn (BSD-3-Clause code; the maps carry the notice below) and show no patient.
+
+{MNI_NOTICE}"""
+
+
+@dataclass(frozen=True)
+class Frame:
+    """The file's grid, and the part of it that a head fills."""
+
+    shape: tuple[int, int, int]
+    affine: np.ndarray
+    window: tuple[slice, slice, slice]
+    grid: Grid
+
+    @classmethod
+    def of(cls, size: Size) -> Frame:
+        """Official BraTS space at full size; the same axes with 2.8 mm voxels when small."""
+        spacing = {"full": 1.0, "small": 2.8}[size]
+        shape = {"full": (240, 240, 155), "small": (64, 64, 64)}[size]
+        affine = np.diag([-spacing, -spacing, spacing, 1.0])
+        affine[1, 3] = spacing * (shape[1] - 1)
+        parts, axes = [], []
+        for n, extent, step in zip(shape, (160, 200, 180), np.diag(affine), strict=False):
+            kept = min(n, round(extent / spacing) // 2 * 2)  # even, so that left mirrors right
+            start = (n - kept) // 2
+            parts.append(slice(start, start + kept))
+            axes.append(torch.arange(kept).sub((kept - 1) / 2).mul(float(step)))
+        return cls(shape, affine, (parts[0], parts[1], parts[2]), Grid((axes[0], axes[1], axes[2])))
+
+    def volume(self, data: np.ndarray) -> Volume:
+        """Put a window's voxels into a whole file."""
+        whole = np.zeros((1, *self.shape), data.dtype)
+        whole[0][self.window] = data
+        return Volume(data=whole, affine=self.affine.copy())
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Phantom:
+    """One made patient: images int16, labels BraTS 2023 (1 NCR, 2 ED, 3 ET), masks bool."""
+
+    id: str
+    t1n: Volume
+    t1c: Volume
+    t2w: Volume
+    t2f: Volume
+    seg: Volume
+    healthy: Volume
+    """The hole whose true content is known: where inpainting is scored."""
+    unhealthy: Volume
+    """The tumour and 5 mm around it."""
+    parameters: dict
+    """Everything that was sampled, JSON-ready."""
+
+    @property
+    def mask(self) -> Volume:
+        """Both holes together: what an inpainting model sees as missing."""
+        return self.healthy.with_data(self.healthy.data | self.unhealthy.data)
+
+    @property
+    def voided(self) -> Volume:
+        """t1n with both holes cut out."""
+        return self.t1n.with_data(np.where(self.mask.data, 0, self.t1n.data).astype(np.int16))
+
+    def volumes(self) -> dict[str, Volume]:
+        """Every file of the challenge's layout by its suffix."""
+        made = (self.t1n, self.t1c, self.t2w, self.t2f, self.seg)
+        holes = (self.voided, self.mask, self.healthy, self.unhealthy)
+        return dict(zip(FILES, (*made, *holes), strict=True))
+
+    def save(self, folder: Path) -> None:
+        """Write `{id}-{suffix}.nii.gz` and the record of what was sampled into a folder."""
+        for suffix, volume in self.volumes().items():
+            volume.save(folder / f"{self.id}-{suffix}.nii.gz")
+        _write_json(folder / f"{self.id}-phantom.json", self.parameters)
+
+
+def case_id(index: int, site: SiteName = "A") -> str:
+    """Name of a case in BraTS's manner; site B counts from 50001."""
+    return f"BraTS-GLI-{SITE_OFFSET[site] + index + 1:05d}-000"
+
+
+def make_phantom(
+    index: int, *, seed: int = 0, size: Size = "small", site: SiteName = "A"
+) -> Phantom:
+    """Make one patient; the same arguments give the same voxels."""
+    _check(seed=seed, index=index, size=size, site=site)
+    # One thread: small grids run faster, and sums in one order make the voxels the same anywhere.
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        return _make(index, seed, size, site)
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _make(index: int, seed: int, size: Size, site: SiteName) -> Phantom:
+    streams = np.random.SeedSequence((seed, SITE_OFFSET[site], index)).spawn(4)
+    person, lesion, scanner, hole = map(np.random.default_rng, streams)
+    frame = Frame.of(size)
+    grid = frame.grid
+
+    head = Head.draw(person, grid.spacing_mm)
+    coarse = grid.coarser(max(ANATOMY_SPACING_MM, grid.spacing_mm))
+    before = head.maps(coarse)
+    coarse_depth = depth_mm(before.brain, coarse)
+    tumour = Tumour.draw(lesion, before, coarse_depth, coarse)
+    depth = functional.interpolate(
+        coarse_depth[None, None], size=grid.shape, mode="trilinear", align_corners=True
+    )[0, 0]
+
+    maps = head.maps(grid, tumour.displace(grid.points(), depth))
+    brain = largest_component((maps.brain > 0.5).numpy())
+    window = grid.window(tumour.core.centre_mm, tumour.reach_mm)
+    labels = np.zeros(grid.shape, np.uint8)
+    labels[window] = tumour.labels(maps.part(window), grid[window])
+    labels[~brain] = 0
+    scene = Scene(grid, head.tissue(maps, grid), maps.residual, brain, depth, labels, window)
+    images, acquisition = scan(scanner, scene, SITES[site])
+    unhealthy = np.zeros_like(brain)
+    unhealthy[window] = unhealthy_mask(labels[window], grid.spacing_mm)
+    healthy, placed = healthy_mask(hole, brain, unhealthy, grid, tumour.whole_mm)
+
+    parameters = {
+        "recipe": RECIPE, "seed": seed, "index": index, "size": size, "site": site,
+        "head": {"scale": head.scale.tolist(), "atrophy": head.atrophy},
+        "tumour": tumour.parameters(), "acquisition": acquisition, "healthy": placed,
+    }  # fmt: skip
+    volumes = {name: frame.volume(image) for name, image in images.items()}
+    return Phantom(
+        id=case_id(index, site), **volumes, seg=frame.volume(labels),
+        healthy=frame.volume(healthy), unhealthy=frame.volume(unhealthy), parameters=parameters,
+    )  # fmt: skip
+
+
+def write_cohort(
+    out: str | Path,
+    *,
+    cases: int,
+    size: Size = "small",
+    seed: int = 0,
+    site: SiteName = "A",
+    workers: int = 0,
+    progress: bool = True,
+) -> list[Path]:
+    """Write a cohort in the challenge's layout and return the case folders.
+
+    Complete cases are kept: the same call resumes. A case appears whole or not at all. 0 workers
+    means one a processor. The result does not depend on their number.
+    """
+    from tqdm import tqdm
+
+    _check(seed=seed, index=cases - 1, size=size, site=site)
+    out = Path(out)
+    wanted = {"recipe": RECIPE, "seed": seed, "size": size, "site": site}
+    folders = [out / case_id(index, site) for index in range(cases)]
+    missing = [i for i, folder in enumerate(folders) if not _is_complete(folder, wanted)]
+    started = time.perf_counter()
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise SynthError(f"{out}: cannot be made: {error.strerror}") from error
+    quiet = None if progress else True  # None: quiet unless on a terminal
+    with tqdm(total=cases, initial=cases - len(missing), unit="case", disable=quiet) as bar:
+        for _ in _write_all(missing, out, wanted, workers or os.cpu_count() or 1):
+            bar.update()
+    with atomic_path(out / "NOTICE") as temporary:
+        temporary.write_text(COHORT_NOTICE)
+    manifest = {"format": 1, "generator": "synth.phantom", "version": __version__, **wanted}
+    effort = {"made_now": len(missing), "seconds": round(time.perf_counter() - started, 2)}
+    records = [{"id": folder.name, **_record(folder)} for folder in folders]
+    _write_json(out / "cohort.json", {**manifest, **effort, "cases": records})
+    return folders
+
+
+def _write_all(missing: list[int], out: Path, wanted: dict, workers: int) -> Iterator[Path]:
+    workers = min(workers, len(missing))
+    if workers <= 1:
+        for index in missing:
+            yield _write_case(index, out, wanted)
+        return
+    # A forked child inherits torch's locked thread pool and hangs; a spawned one starts clean.
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(workers, context) as pool:
+        jobs = [pool.submit(_write_case, index, out, wanted) for index in missing]
+        try:
+            for job in as_completed(jobs):
+                yield job.result()
+        except BrokenProcessPool as error:
+            raise SynthError(
+                "a worker process died, most likely for want of memory",
+                hint="rerun with fewer workers; finished cases are kept",
+            ) from error
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _write_case(index: int, out: Path, wanted: dict) -> Path:
+    """Make one case in a hidden folder and move it into place."""
+    made = make_phantom(index, seed=wanted["seed"], size=wanted["size"], site=wanted["site"])
+    folder, hidden = out / made.id, out / f".{made.id}.{os.getpid()}.part"
+    try:
+        hidden.mkdir()
+        made.save(hidden)
+        if folder.exists():
+            shutil.rmtree(folder)  # what an earlier, interrupted writer left
+        os.replace(hidden, folder)
+    except OSError as error:
+        raise SynthError(
+            f"{folder}: cannot write: {error.strerror or error}",
+            hint="check the free space and your permission on that folder",
+        ) from error
+    finally:
+        shutil.rmtree(hidden, ignore_errors=True)
+    return folder
+
+
+def _is_complete(folder: Path, wanted: dict) -> bool:
+    """Whether every file is there; a case of another cohort is refused, not overwritten."""
+    if not (folder / f"{folder.name}-phantom.json").is_file():
+        return False
+    record = _record(folder)
+    for key, value in wanted.items():
+        if record.get(key) != value:
+            raise SynthError(
+                f"{folder} was made with {key} {record.get(key)}, not {value}",
+                hint="choose another folder, or delete this one first",
+            )
+    return all((folder / f"{folder.name}-{suffix}.nii.gz").is_file() for suffix in FILES)
+
+
+def _record(folder: Path) -> dict:
+    path = folder / f"{folder.name}-phantom.json"
+    try:
+        return json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise SynthError(f"{path}: damaged record", hint="delete that case and rerun") from error
+
+
+def _write_json(path: Path, content: dict) -> None:
+    with atomic_path(path) as temporary:
+        temporary.write_text(json.dumps(content, indent=1) + "\n")
+
+
+def _check(*, seed: int, index: int, size: str, site: str) -> None:
+    if size not in ("small", "full"):
+        raise SynthError(f"size {size!r} is unknown", hint="small or full")
+    if site not in SITES:
+        raise SynthError(f"site {site!r} is unknown", hint="A or B")
+    if seed < 0 or not 0 <= index < 49_999:
+        raise SynthError(
+            f"seed {seed}, case {index + 1}: out of range", hint="seed ≥ 0, cases 1 to 49999"
+        )

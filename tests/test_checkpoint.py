@@ -1,0 +1,348 @@
+"""A checkpoint knows itself, survives what happens to files, and runs nobody's code."""
+
+import contextlib
+import errno
+import json
+import os
+import resource
+import shutil
+import struct
+import types
+from argparse import Namespace
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from synth import checkpoint, families
+from synth.convert import convert, read_weights, unwrapped, without_prefixes
+from synth.errors import SynthError
+from tests.toy_recipe import Config, build, register
+
+
+@pytest.fixture(autouse=True)
+def toy():
+    register()
+
+
+def network(seed: int = 0, **settings) -> tuple[nn.Module, Config]:
+    torch.manual_seed(seed)
+    config = Config(**settings)
+    return build(config), config
+
+
+def saved(path, seed: int = 0, **facts):
+    model, config = network(seed)
+    checkpoint.save(path, model=model, family="toy", preset="tiny", config=config, **facts)
+    return model
+
+
+def same_weights(a: nn.Module, b: nn.Module) -> bool:
+    one, two = a.state_dict(), b.state_dict()
+    return one.keys() == two.keys() and all(torch.equal(one[k], two[k]) for k in one)
+
+
+def test_round_trip_of_a_folder_and_of_the_lone_file(tmp_path):
+    model = saved(tmp_path / "c", seed=7, step=12, metrics={"dice": 0.5}, data_hash="abc")
+    lone = shutil.copy(tmp_path / "c" / "model.safetensors", tmp_path / "lone.safetensors")
+    x = torch.randn(3, 4, generator=torch.Generator().manual_seed(1))
+    for path in (tmp_path / "c", lone):
+        found = checkpoint.load(path)
+        assert same_weights(found.model, model)
+        assert torch.equal(found.model(x), model.eval()(x))
+        assert (found.family, found.preset, found.config) == ("toy", "tiny", Config())
+        assert not any(p.requires_grad for p in found.model.parameters())
+        assert not found.model.training
+        assert (found.metadata["step"], found.metadata["data_hash"]) == (12, "abc")
+    written = json.loads((tmp_path / "c" / "config.json").read_text())
+    assert written == checkpoint.read_metadata(lone)
+    assert written["format"] == 1
+    assert written["versions"]["torch"] == torch.__version__
+    card = (tmp_path / "c" / "README.md").read_text()
+    assert "| validation dice | 0.5 |" in card
+    modes = {f.stat().st_mode for f in (tmp_path / "c").iterdir()}
+    assert len(modes) == 1  # colleagues may read all of it or nothing
+
+
+def test_equal_weights_make_equal_files(tmp_path):
+    for name in "ab":
+        saved(tmp_path / name)
+    a, b = ((tmp_path / n / "model.safetensors").read_bytes() for n in "ab")
+    assert a == b
+
+
+def test_loading_draws_no_random_numbers(tmp_path):
+    saved(tmp_path / "c")
+    torch.manual_seed(3)
+    expected = torch.randn(4)
+    torch.manual_seed(3)
+    checkpoint.load(tmp_path / "c")
+    assert torch.equal(torch.randn(4), expected)
+
+
+def test_tied_weights_are_written_twice(tmp_path):
+    model, config = network()
+    model[3].weight = nn.Parameter(torch.ones(1, 16))
+    model[3].bias = nn.Parameter(model[3].weight.data[0, :1])  # a view of the same memory
+    checkpoint.save(tmp_path / "c", model=model, family="toy", preset="t", config=config)
+    assert same_weights(checkpoint.load(tmp_path / "c").model, model)
+
+
+def test_a_run_gives_its_best_then_its_last(tmp_path, caplog):
+    caplog.set_level("INFO")
+    last = saved(tmp_path / "run" / "last", seed=1)
+    assert same_weights(checkpoint.load(tmp_path / "run").model, last)
+    best = saved(tmp_path / "run" / "best", seed=2)
+    assert same_weights(checkpoint.load(tmp_path / "run").model, best)
+    assert "using best/" in caplog.text
+
+
+@pytest.mark.parametrize("instant", range(8))
+def test_interrupted_save_leaves_the_old_or_the_new(tmp_path, monkeypatch, instant):
+    """Die at the n-th call that touches the disk: fsyncs, then renames."""
+    old = saved(tmp_path / "c", seed=1)
+    new, config = network(2)
+    calls = iter(range(100))
+
+    class PowerCut(BaseException):
+        pass
+
+    def dying(function):
+        def call(*args, **kwargs):
+            if next(calls) == instant:
+                raise PowerCut
+            return function(*args, **kwargs)
+
+        return call
+
+    monkeypatch.setattr(os, "fsync", dying(os.fsync))
+    monkeypatch.setattr(os, "replace", dying(os.replace))
+    with pytest.raises(PowerCut):
+        checkpoint.save(tmp_path / "c", model=new, family="toy", preset="tiny", config=config)
+    found = checkpoint.load(tmp_path / "c")
+    assert same_weights(found.model, old) or same_weights(found.model, new)
+    assert json.loads((tmp_path / "c" / "config.json").read_text())["family"] == "toy"
+    monkeypatch.undo()
+    saved(tmp_path / "c", seed=3)
+    assert [p.name for p in tmp_path.iterdir()] == ["c"]  # nothing is left behind
+
+
+def test_full_disk_keeps_the_old_checkpoint(tmp_path):
+    old = saved(tmp_path / "c", seed=1)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    big = nn.Sequential(nn.Linear(4, 16), nn.SiLU(), nn.Dropout(0.1), nn.Linear(16, 10_000))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (4096, limits[1]))  # a real refusal of the kernel
+    try:
+        with pytest.raises(SynthError, match="cannot write the checkpoint"):
+            checkpoint.save(tmp_path / "c", model=big, family="toy", preset="tiny", config=Config())
+        with (
+            pytest.raises(SynthError, match="cannot write the checkpoint"),
+            checkpoint.staged(tmp_path / "c") as folder,
+        ):
+            torch.save({"big": torch.zeros(10_000)}, folder / "state.pt")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert same_weights(checkpoint.load(tmp_path / "c").model, old)
+    assert [p.name for p in tmp_path.iterdir()] == ["c"]
+
+
+def test_no_permission_is_said_plainly(tmp_path, monkeypatch):
+    def refuse(*args, **kwargs):
+        raise OSError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(os, "fsync", refuse)
+    with pytest.raises(SynthError, match="Permission denied"):
+        saved(tmp_path / "c")
+    assert not (tmp_path / "c").exists()
+
+
+@given(kept=st.floats(0, 0.999))
+@settings(max_examples=15, deadline=None)
+def test_truncated_weights_are_refused(tmp_path_factory, kept):
+    folder = tmp_path_factory.mktemp("torn")
+    saved(folder / "c")
+    file = folder / "c" / "model.safetensors"
+    blob = file.read_bytes()
+    file.write_bytes(blob[: int(len(blob) * kept)])
+    with pytest.raises(SynthError, match=r"safetensors.*truncated"):
+        checkpoint.load(folder / "c")
+
+
+def rewritten(tmp_path, change):
+    """Return a lone file whose metadata went through `change`."""
+    saved(tmp_path / "c")
+    metadata = checkpoint.read_metadata(tmp_path / "c")
+    weights = load_file(tmp_path / "c" / "model.safetensors")
+    text = json.dumps(change(metadata))
+    save_file(weights, tmp_path / "changed.safetensors", metadata={"synth": text})
+    return tmp_path / "changed.safetensors"
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda m: m | {"format": 99}, r"format 99.*upgrade synth"),
+        (lambda m: m | {"format": 0}, "format 0"),
+        (lambda m: m | {"family": "tyo"}, "unknown family 'tyo'.*did you mean toy"),
+        (lambda m: m | {"family": "../toy"}, "unknown family"),
+        (lambda m: m | {"family": ["toy"]}, "which network it belongs to"),
+        (lambda m: m | {"config": {"widht": 3}}, "did you mean width"),
+        (lambda m: m | {"config": {"width": 8}}, r"'0.weight' is \(16, 4\).*expects \(8, 4\)"),
+        (lambda m: m | {"config": {"kind": "gan"}}, "lacks"),
+        (lambda m: {k: v for k, v in m.items() if k != "preset"}, "which network"),
+        (lambda m: [m], "which network"),
+    ],
+)
+def test_strange_metadata_are_named(tmp_path, change, words):
+    with pytest.raises(SynthError, match=words):
+        checkpoint.load(rewritten(tmp_path, change))
+
+
+def test_what_is_no_checkpoint_is_named(tmp_path):
+    with pytest.raises(SynthError, match="no such checkpoint"):
+        checkpoint.load(tmp_path / "nothing")
+    with pytest.raises(SynthError, match="holds no checkpoint"):
+        checkpoint.load(tmp_path)
+    save_file({"w": torch.ones(1)}, tmp_path / "foreign.safetensors")
+    with pytest.raises(SynthError, match="synth convert"):
+        checkpoint.load(tmp_path / "foreign.safetensors")
+    (tmp_path / "adapter_config.json").write_text("{}")
+    with pytest.raises(SynthError, match="LoRA adapter"):
+        checkpoint.load(tmp_path)
+    bomb = tmp_path / "bomb.safetensors"
+    bomb.write_bytes(struct.pack("<Q", 2**60) + b"{}")
+    with pytest.raises(SynthError, match="cannot be read as safetensors"):
+        checkpoint.load(bomb)
+
+
+def test_old_formats_pass_through_every_migration(tmp_path, monkeypatch):
+    def first(m):
+        return {("config" if k == "settings" else k): v for k, v in m.items()}
+
+    def second(m):
+        return m | {"config": {"width": m["config"].pop("breadth")} | m["config"]}
+
+    monkeypatch.setattr(checkpoint, "FORMAT", 3)
+    monkeypatch.setattr(checkpoint, "MIGRATIONS", {1: first, 2: second})
+
+    def age(m):
+        m = {("settings" if k == "config" else k): v for k, v in m.items()}
+        m["settings"]["breadth"] = m["settings"].pop("width")
+        return m | {"format": 1}
+
+    found = checkpoint.load(rewritten(tmp_path, age))
+    assert found.config == Config()
+    assert found.metadata["format"] == 3
+
+
+# ---- other people's weights
+
+
+@pytest.fixture
+def compat(monkeypatch):
+    """Give the toy a compat room: it knows the names first/last of another project."""
+    import sys
+    from importlib.machinery import ModuleSpec
+
+    names = {"first.weight": "0.weight", "first.bias": "0.bias"}
+    names |= {"last.weight": "3.weight", "last.bias": "3.bias"}
+    module = types.ModuleType("toy.compat")
+    module.__spec__ = ModuleSpec("toy.compat", None)
+    module.recognise = lambda weights: weights.keys() == names.keys()
+    module.convert = lambda weights, source, **overrides: (
+        Config(width=len(weights["first.bias"]), **overrides),
+        {names[key]: value for key, value in weights.items()},
+    )
+    monkeypatch.setitem(sys.modules, "toy.compat", module)
+    return {old: build(Config(width=5)).state_dict()[new] for old, new in names.items()}
+
+
+def test_has_room(compat):
+    assert families.has_room("toy", "compat")
+    assert not families.has_room("toy", "recipe")
+
+
+@pytest.mark.parametrize(
+    "wrap",
+    [
+        lambda w: w,
+        lambda w: {"state_dict": w, "epoch": 3},
+        lambda w: {"model": {k: torch.zeros_like(v) for k, v in w.items()}, "ema": w, "step": 1},
+        lambda w: {"state_dict": {"module." + k: v for k, v in w.items()}},
+        lambda w: {"model": {"model.module." + k: v for k, v in w.items()}},
+        lambda w: {"ema": {"betas": torch.ones(4)} | {"denoise_fn." + k: v for k, v in w.items()}},
+    ],
+)
+@pytest.mark.parametrize("family", [None, "toy"])
+def test_convert_unwraps_recognises_and_loads_strictly(tmp_path, compat, wrap, family):
+    torch.save(wrap(compat), tmp_path / "theirs.pt")
+    convert(tmp_path / "theirs.pt", tmp_path / "ours", family=family)
+    found = checkpoint.load(tmp_path / "ours")
+    assert found.config == Config(width=5)
+    assert found.metadata["source"] == "theirs.pt"
+    assert torch.equal(found.model[3].weight, compat["last.weight"])
+
+
+def test_convert_reads_safetensors_and_takes_overrides(tmp_path, compat):
+    save_file(compat, tmp_path / "theirs.safetensors")
+    convert(tmp_path / "theirs.safetensors", tmp_path / "ours", overrides={"shape": (9,)})
+    assert checkpoint.load(tmp_path / "ours").config == Config(width=5, shape=(9,))
+
+
+def test_convert_runs_nobodys_code(tmp_path):
+    flag = tmp_path / "ran"
+
+    class Evil:
+        def __reduce__(self):
+            return os.mkdir, (str(flag),)
+
+    for number, content in enumerate([{"w": Evil()}, {"model": {}, "args": Namespace(a=1)}]):
+        torch.save(content, tmp_path / f"{number}.pt")
+        with pytest.raises(SynthError, match="holds more than weights"):
+            convert(tmp_path / f"{number}.pt", tmp_path / "ours")
+    assert not flag.exists()
+    assert not (tmp_path / "ours").exists()
+
+
+def test_convert_says_what_it_cannot_read(tmp_path, compat):
+    with pytest.raises(SynthError, match="no such file"):
+        convert(tmp_path / "none.pt", tmp_path / "ours")
+    torch.save(compat, tmp_path / "whole.pt")
+    blob = (tmp_path / "whole.pt").read_bytes()
+    for size in (0, 10, len(blob) // 2):
+        (tmp_path / "torn.pt").write_bytes(blob[:size])
+        with pytest.raises(SynthError, match=r"torn.pt"):
+            convert(tmp_path / "torn.pt", tmp_path / "ours")
+    torch.save({"other.weight": torch.ones(1)}, tmp_path / "unknown.pt")
+    with pytest.raises(SynthError, match=r"no network that .*toy.* knows \(other.weight"):
+        convert(tmp_path / "unknown.pt", tmp_path / "ours")
+    torch.save({"epoch": 3}, tmp_path / "empty.pt")
+    with pytest.raises(SynthError, match="holds no weights"):
+        convert(tmp_path / "empty.pt", tmp_path / "ours")
+    with pytest.raises(SynthError, match="did you mean toy"):
+        convert(tmp_path / "whole.pt", tmp_path / "ours", family="toi")
+
+
+@pytest.mark.filterwarnings("ignore:Detected pickle protocol")
+@given(st.data(), st.booleans())
+@settings(max_examples=150, deadline=None)
+def test_damaged_files_never_raise_anything_else(tmp_path_factory, data, zipped):
+    file = tmp_path_factory.getbasetemp() / "damaged.pt"
+    torch.save({"w": torch.ones(2)}, file, _use_new_zipfile_serialization=zipped)
+    blob = bytearray(file.read_bytes())
+    for _ in range(data.draw(st.integers(1, 8))):
+        blob[data.draw(st.integers(0, len(blob) - 1))] = data.draw(st.integers(0, 255))
+    file.write_bytes(blob)
+    with contextlib.suppress(SynthError):
+        unwrapped(read_weights(file), name="damaged")
+
+
+def test_names_that_only_look_like_a_prefix_are_tried_first():
+    weights = {"model.0.weight": torch.ones(1), "model.1.weight": torch.ones(1)}
+    first, *rest = without_prefixes(weights)
+    assert first == weights
+    assert list(rest[-1]) == ["0.weight", "1.weight"]
+    assert unwrapped({"net": weights}, name="x") == weights

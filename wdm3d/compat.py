@@ -1,0 +1,62 @@
+"""Reads the public weights of wdm-3d and of the BraTS 2024 inpainting solution.
+
+Their files are bare state dicts under guided-diffusion's names, which are our U-Net's too; what a
+file does not say (mode, levels, size) follows from its shapes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import fields, replace
+from typing import Any
+
+from torch import Tensor
+
+from synth.config import did_you_mean
+from synth.errors import SynthError
+from wdm3d.config import BANDS, Config
+
+FIRST = "input_blocks.0.0.weight"
+BLOCKS_PER_LEVEL = 2
+# in_channels → mode: x_t alone, or x_t and the mask's bands
+MODES = {BANDS: "default", 2 * BANDS: "always_known_healthy"}
+LEVELS = {5: (1, 2, 2, 4, 4), 6: (1, 2, 2, 4, 4, 4)}
+CROPS = {5: 128, 6: 256}
+
+
+def recognise(weights: Mapping[str, Tensor]) -> bool:
+    """Whether this is a wavelet U-Net: eight bands out, additive skips, time embedding."""
+    first, last = weights.get(FIRST), weights.get("out.2.weight")
+    decoder = weights.get("output_blocks.0.0.in_layers.0.weight")
+    middle = weights.get("middle_block.0.out_layers.3.weight")
+    if first is None or last is None or decoder is None or middle is None:
+        return False
+    # Concatenated skips double the decoder's input: those are cWDM and Med-DDPM, other networks.
+    return first.ndim == 5 and last.shape[0] == BANDS and decoder.shape[0] == middle.shape[0]
+
+
+def convert(
+    weights: Mapping[str, Tensor], source_name: str, **overrides: Any
+) -> tuple[Config, dict[str, Tensor]]:
+    """Infer the configuration from the shapes; `overrides` are fields of `Config`."""
+    for key in overrides:
+        if key not in (known := [f.name for f in fields(Config)]):
+            raise SynthError(f"unknown setting '{key}'", hint=did_you_mean(key, known))
+    channels = int(weights[FIRST].shape[1])
+    blocks = 1 + max(int(key.split(".")[1]) for key in weights if key.startswith("input_blocks."))
+    levels, rest = divmod(blocks, BLOCKS_PER_LEVEL + 1)
+    if channels not in MODES or levels not in LEVELS or rest:
+        raise SynthError(
+            f"{source_name}: a wavelet U-Net with {channels} input channels and {blocks} encoder "
+            "blocks is not one we know",
+            hint="known: 8 or 16 channels, 5 or 6 levels of 2 residual blocks",
+        )
+    mode = MODES[channels]
+    config = Config(
+        mode=mode,  # ty: ignore[invalid-argument-type]
+        crop=CROPS[levels],
+        width=int(weights[FIRST].shape[0]),
+        multipliers=LEVELS[levels],
+        known="scaled" if mode == "always_known_healthy" else "clean",
+    )
+    return replace(config, **overrides), dict(weights)

@@ -1,0 +1,124 @@
+"""Settings of the inpainting family. Importing this imports no torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from synth.architecture import UNetConfig
+from synth.errors import SynthError
+from synth.training_config import TrainConfig
+
+BANDS = 8
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """One wavelet diffusion model: what it sees, how large it is, how it is trained."""
+
+    mode: Literal["default", "always_known_healthy", "context"] = "context"
+    """What the network is told of the known tissue: nothing but what is noised (default), the
+    tissue itself around a noisy hole (always_known_healthy), or all of it as inputs (context)."""
+    modalities: tuple[str, ...] = ("t1n",)
+    """Contrasts that are painted together."""
+    spacing_mm: float = 1.0
+    """Voxel size the network works at; scans of another size are resampled and carried back."""
+    crop: int = 128
+    """Edge of the box around a hole, in voxels, in training and in inference."""
+    width: int = 64
+    """Channels of the first level."""
+    multipliers: tuple[int, ...] = (1, 2, 2, 4, 4, 4)
+    """Width of each level as a multiple of `width`."""
+    blocks_per_level: int = 2
+    """Residual blocks of each encoder level."""
+    groups: int = 32
+    """Groups of every GroupNorm."""
+    checkpointing: bool = False
+    """Recompute activations in the backward pass: slower, far less memory."""
+    atlas: int = 0
+    """Edge of the learned atlas in normalised brain coordinates (context mode); 0 for none."""
+    schedule: Literal["linear", "cosine"] = "linear"
+    """Noise schedule the timesteps refer to."""
+    timesteps: int = 1000
+    """Length of that schedule; the network is always told the true noise level on it."""
+    low_divisor: float = 3.0
+    """The low band is divided by this before noise is added; the others are left as they are."""
+    known: Literal["clean", "scaled"] = "clean"
+    """Known tissue beside the noisy hole (always_known_healthy): as it is, or times sqrt(ᾱ) as
+    the predecessor trained it."""
+    residual_scale: float = 0.2
+    """Standard deviation of the hole's residual on the classical fill (context mode)."""
+    terminal_share: float = 0.3
+    """Share of training items shown pure noise, the input of the one-call estimate."""
+    l1: float = 1.0
+    """Weight of the absolute error inside the hole."""
+    mse: float = 1.0
+    """Weight of the squared error inside the hole."""
+    everywhere: float = 0.0
+    """Weight of the squared error over the whole box."""
+    lr: float = 1e-4
+    """Learning rate of AdamW."""
+    weight_decay: float = 0.0
+    """Weight decay of AdamW."""
+    shape_scale: tuple[float, float] = (0.8, 1.25)
+    """Factor range by which mask shapes are resized."""
+    augment: bool = True
+    """Flip left-right, vary gamma and bias field."""
+
+    def __post_init__(self) -> None:
+        if self.crop % self.divisor:
+            raise SynthError(
+                f"crop = {self.crop} is not a multiple of {self.divisor}",
+                hint="each level and the wavelet halve it once",
+            )
+
+    @property
+    def divisor(self) -> int:
+        """Every edge of a box is a multiple of this."""
+        return 2 ** len(self.multipliers)
+
+    @property
+    def bands(self) -> int:
+        """Wavelet channels of all contrasts."""
+        return BANDS * len(self.modalities)
+
+    @property
+    def condition_channels(self) -> int:
+        """Channels beside x_t, as the mode's inputs count them (modes.py)."""
+        count = len(self.modalities)
+        return {
+            "default": 0,
+            "always_known_healthy": BANDS,
+            # known image, two fills, the mirror image: each contrast; three masks; coordinates
+            "context": BANDS * (4 * count + 3) + 3,
+        }[self.mode]
+
+    def unet(self) -> UNetConfig:
+        """Return the U-Net this configuration describes."""
+        atlas = self.bands if self.atlas else 0
+        return UNetConfig(
+            in_channels=self.bands + self.condition_channels + atlas,
+            out_channels=self.bands,
+            width=self.width,
+            multipliers=self.multipliers,
+            blocks_per_level=self.blocks_per_level,
+            groups=self.groups,
+            checkpointing=self.checkpointing,
+        )
+
+
+PUBLISHED = Config(mode="always_known_healthy", crop=256)
+PRESETS: dict[str, Config] = {
+    # 83.2 M parameters, 8.46 TFLOP a call at 256³; 0.842 SSIM, 22.61 dB (BraTS 2024 validation)
+    "brats23": replace(PUBLISHED, mode="context", crop=128, lr=1e-4, checkpointing=True),
+    "tiny": Config(
+        spacing_mm=2.8, crop=32, width=32, multipliers=(1, 2, 3), groups=8, atlas=32, lr=1e-3
+    ),
+}
+
+TRAINING: dict[str, TrainConfig] = {
+    "brats23": TrainConfig(steps=300_000, batch_size=2, precision="bf16", ema_decay=0.9999,
+                           warmup_steps=1000, decay="cosine"),
+    "tiny": TrainConfig(steps=4000, batch_size=8, ema_decay=0.998, warmup_steps=100,
+                        decay="cosine", validate_every=250, save_every=250, preview_every=1000),
+}  # fmt: skip

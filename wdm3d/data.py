@@ -1,0 +1,204 @@
+"""Training items: a case, a healthy mask placed on the fly by the official rule, its view.
+
+The tumour, dilated, is unknown in every item, as it is in use; the truth is known in the healthy
+mask only, and only there the loss looks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import cast
+
+import numpy as np
+import torch
+from scipy import ndimage
+from torch import Tensor
+
+from synth.case import Case, region
+from synth.dataset import ArrayCache, Arrays, bias_field, fingerprint, gamma
+from synth.errors import SynthError
+from synth.fill import mirror_axis
+from synth.placement import Site, components, place, site
+from synth.prepare import HIGH_PERCENTILE, brain_mask, prepare
+from synth.seeding import mix
+from synth.volume import Volume
+from wdm3d.config import Config
+from wdm3d.scene import BACKGROUND, Scene, box_around, brain_frame, crop, view
+
+DILATION_MM = 5.0
+MIN_COMPONENT_MM3 = 800.0
+
+
+def tumour_mask(case: Case, image: Volume) -> np.ndarray:
+    """Return what is not healthy: the given mask, or the whole tumour dilated by 5 mm."""
+    if "unhealthy" in case.files:
+        mask = case.load("unhealthy")
+        image.require_same_grid(mask, ("image", "mask-unhealthy"))
+        return mask.data[0]
+    if "seg" not in case.files:
+        return np.zeros(image.shape, bool)
+    labels = case.load("seg")
+    image.require_same_grid(labels, ("image", "seg"))
+    return dilated_tumour(region(labels.data[0], case.scheme, "WT"), image.spacing_mm)
+
+
+def dilated_tumour(tumour: np.ndarray, spacing_mm: Sequence[float]) -> np.ndarray:
+    """Fill holes, drop specks below 800 mm³, and dilate by 5 mm: the challenge's unhealthy mask."""
+    voxel = float(np.prod(spacing_mm))
+    labels, _ = ndimage.label(ndimage.binary_fill_holes(tumour), np.ones((3, 3, 3)))
+    sizes = np.bincount(labels.ravel()) * voxel
+    keep = sizes >= MIN_COMPONENT_MM3
+    keep[0] = False
+    kept = keep[labels]
+    if not kept.any():
+        return kept
+    return ndimage.distance_transform_edt(~kept, sampling=spacing_mm) < DILATION_MM
+
+
+def load_images(case: Case, modalities: Sequence[str]) -> Volume:
+    """Stack the contrasts of a case."""
+    volumes = [case.load(m) for m in modalities]
+    for m, volume in zip(modalities[1:], volumes[1:], strict=True):
+        volumes[0].require_same_grid(volume, (modalities[0], m))
+    return volumes[0].with_data(np.concatenate([v.data for v in volumes]))
+
+
+class InpaintingData:
+    """Cases with known healthy tissue, as items for the loop; fixed masks for validation.
+
+    Args:
+        cases: each with the configured contrasts, and a tumour (unhealthy mask or seg) if any.
+        config: the model's.
+        cache: where prepared arrays are kept.
+        fixed: use each case's own healthy mask and no augmentation.
+        pool: shapes to place; default the tumours and healthy masks of these cases.
+    """
+
+    def __init__(
+        self,
+        cases: Sequence[Case],
+        config: Config,
+        *,
+        cache: ArrayCache | None = None,
+        fixed: bool = False,
+        pool: Sequence[np.ndarray] | None = None,
+    ) -> None:
+        self.cases, self.config, self.fixed = list(cases), config, fixed
+        self.cache = cache or ArrayCache()
+        self.pool = list(pool or ()) if pool or fixed else self._shapes()
+        self._sites: dict[int, Site] = {}
+
+    def __len__(self) -> int:
+        return len(self.cases)
+
+    def item(self, index: int, seed: int) -> dict[str, Tensor]:
+        """Return one item; when a mask finds no room, the seed goes on to another case."""
+        for attempt in range(32):
+            drawn = self._draw((index + attempt) % len(self), mix(seed, attempt))
+            if drawn is not None:
+                return {k: torch.from_numpy(np.ascontiguousarray(v)) for k, v in drawn.items()}
+        raise SynthError(
+            "no healthy mask found a place in 32 cases",
+            hint="are the masks too large for these brains, or the tumours everywhere?",
+        )
+
+    def prepared(self, index: int) -> Arrays:
+        """Return a case's arrays in the model's frame: image, brain, unhealthy, healthy, axis."""
+        case = self.cases[index]
+        recipe = fingerprint(case.files) + repr((self.config.spacing_mm, self.config.modalities))
+        return self.cache.get(case.id, recipe, lambda: self._prepare(case))
+
+    def _prepare(self, case: Case) -> Arrays:
+        image = load_images(case, self.config.modalities)
+        unhealthy = tumour_mask(case, image)
+        prepared = prepare(image, known=~unhealthy, divisor=2, spacing_mm=self.config.spacing_mm)
+        brain = prepared.frame.bring(brain_mask(image)[None], nearest=True)[0]
+        sick = prepared.frame.bring(unhealthy[None], nearest=True)[0]
+        arrays = {"image": prepared.data, "brain": brain, "unhealthy": sick}
+        if "healthy" in case.files:
+            healthy = case.load("healthy").data
+            arrays["healthy"] = prepared.frame.bring(healthy, nearest=True)[0]
+        arrays["axis_sum"] = np.array(mirror_axis(prepared.data[0], ~sick))
+        return arrays
+
+    def _shapes(self) -> list[np.ndarray]:
+        shapes = []
+        for index in range(len(self)):
+            arrays = self.prepared(index)
+            for role in ("unhealthy", "healthy"):
+                if role in arrays:
+                    shapes += components(arrays[role], min_voxels=8)
+        limit = 0.75 * self.config.crop  # larger shapes would leave the network no context
+        return [s for s in shapes if max(s.shape) <= limit]
+
+    def _draw(self, index: int, seed: int) -> Arrays | None:
+        arrays = self.prepared(index)
+        rng = np.random.default_rng(seed)
+        if self.fixed:
+            roi = cast(np.ndarray, arrays.get("healthy"))
+            assert roi is not None, "validation needs mask-healthy"
+        else:
+            placed = place(self.pool, self._site(index), rng, scale=self.config.shape_scale)
+            if placed is None:
+                return None
+            roi = placed
+        image = np.asarray(arrays["image"])
+        if self.config.augment and not self.fixed:
+            image = bias_field(gamma(image, rng), rng)
+        hole = roi | arrays["unhealthy"]
+        scene = Scene(
+            image=fitted(image, arrays["brain"] & ~hole),
+            hole=hole,
+            axis_sum=int(arrays["axis_sum"]),
+            centre=brain_frame(arrays["brain"])[0],
+            reach=brain_frame(arrays["brain"])[1],
+        )
+        if self.config.augment and not self.fixed and rng.random() < 0.5:
+            scene, roi = flipped(scene), roi[::-1]
+        return item_of(scene, roi, self.config, rng if not self.fixed else None)
+
+    def _site(self, index: int) -> Site:
+        if index not in self._sites:
+            arrays = self.prepared(index)
+            spacing = (self.config.spacing_mm,) * 3
+            self._sites[index] = site(arrays["brain"], arrays["unhealthy"], spacing)
+        return self._sites[index]
+
+
+def fitted(image: np.ndarray, known: np.ndarray) -> np.ndarray:
+    """Refit the intensity scale on what is known beside the hole, as inference does."""
+    high = np.array([np.percentile(c[known], HIGH_PERCENTILE) for c in image])
+    gain = np.float32(2 / (high + 1)).reshape(-1, 1, 1, 1)
+    return (image + 1) * gain - 1
+
+
+def flipped(scene: Scene) -> Scene:
+    """Return the scene with left and right exchanged."""
+    last = scene.hole.shape[0] - 1
+    return Scene(
+        image=scene.image[:, ::-1],
+        hole=scene.hole[::-1],
+        axis_sum=2 * last - scene.axis_sum,
+        centre=np.array([last - scene.centre[0], *scene.centre[1:]]),
+        reach=scene.reach,
+    )
+
+
+def item_of(
+    scene: Scene, roi: np.ndarray, config: Config, rng: np.random.Generator | None
+) -> Arrays:
+    """Crop a scene about its region: truth and view; `rng` shifts the box a little."""
+    edge = config.crop
+    box = box_around(roi, edge, config.divisor)
+    if rng is not None:
+        shift = rng.integers(-edge // 16, edge // 16 + 1, size=3) * 2  # the wavelet's grid is even
+        # One size fits a batch: the box never grows in training.
+        box = tuple(
+            slice(m + int(d), m + int(d) + edge)
+            for m, d in zip(((s.start + s.stop - edge) // 2 for s in box), shift, strict=True)
+        )
+    arrays = view(scene, roi, box, config)
+    truth = scene.image
+    if config.mode != "default":  # the unconditional model learns brains as they are
+        truth = np.where(scene.hole & ~roi, np.float32(BACKGROUND), truth)
+    return arrays | {"truth": crop(truth, box, BACKGROUND)}

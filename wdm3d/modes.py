@@ -1,0 +1,159 @@
+"""The three ways to tell the network what is known: one small strategy object each.
+
+A mode says what is diffused (the *state*, in wavelet bands), what the network is shown beside it,
+and how an image comes back. Training and sampling use the same object, so they cannot differ.
+Every map below is linear, so whatever a sampler makes of states and noise stays in their space.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from synth.wavelet import dwt3, idwt3
+from wdm3d.config import BANDS, Config
+
+Batch = dict[str, Tensor]
+
+
+class Mode(Protocol):
+    """What a mode must answer; `batch` holds the arrays of `scene.view`, batched."""
+
+    def state(self, image: Tensor, batch: Batch) -> Tensor:
+        """Return the clean state of an image (B, C, x, y, z) → (B, 8C, x/2, y/2, z/2)."""
+        ...
+
+    def confine(self, bands: Tensor, batch: Batch) -> Tensor:
+        """Project noise or a noisy state onto where states live; linear, leaves states alone."""
+        ...
+
+    def answer(self, output: Tensor, batch: Batch) -> Tensor:
+        """Turn a network's output into a clean state, clamped to intensities."""
+        ...
+
+    def inputs(self, x_t: Tensor, alpha: Tensor, batch: Batch) -> Tensor:
+        """Return what the network sees: the noisy state and all it is conditioned on."""
+        ...
+
+    def image(self, state: Tensor, batch: Batch) -> Tensor:
+        """Return the image of a state, known tissue around it."""
+        ...
+
+
+def mode_of(config: Config) -> Mode:
+    """Return the strategy a configuration names."""
+    kinds = {"default": Default, "always_known_healthy": AlwaysKnownHealthy, "context": Context}
+    return kinds[config.mode](config)
+
+
+def low_scale(config: Config, like: Tensor) -> Tensor:
+    """(8C, 1, 1, 1): 1 / low_divisor for each contrast's low band, 1 for the others."""
+    scale = torch.ones(BANDS, device=like.device, dtype=like.dtype)
+    scale[0] = 1 / config.low_divisor
+    return scale.repeat(len(config.modalities)).view(-1, 1, 1, 1)
+
+
+@dataclass(frozen=True)
+class Default:
+    """Unconditional: the whole image is the state, tumour and all."""
+
+    config: Config
+
+    def state(self, image: Tensor, batch: Batch) -> Tensor:
+        """Bands of the image, the low one divided."""
+        del batch
+        return dwt3(image) * low_scale(self.config, image)
+
+    def confine(self, bands: Tensor, batch: Batch) -> Tensor:
+        """States are everywhere."""
+        del batch
+        return bands
+
+    def answer(self, output: Tensor, batch: Batch) -> Tensor:
+        """Clamp to [-1, 1] as an image."""
+        return self.state(self.image(output, batch).clamp(-1, 1), batch)
+
+    def inputs(self, x_t: Tensor, alpha: Tensor, batch: Batch) -> Tensor:
+        """The noisy state alone."""
+        del alpha, batch
+        return x_t
+
+    def image(self, state: Tensor, batch: Batch) -> Tensor:
+        """Undo the bands."""
+        del batch
+        return idwt3(state / low_scale(self.config, state))
+
+
+@dataclass(frozen=True)
+class AlwaysKnownHealthy:
+    """Noise in the hole only, clean healthy tissue around it, the mask beside it.
+
+    The network answers with the whole image; the state is its part inside the hole.
+    """
+
+    config: Config
+
+    def state(self, image: Tensor, batch: Batch) -> Tensor:
+        """Bands of what is inside the hole."""
+        return dwt3(image * batch["roi"]) * low_scale(self.config, image)
+
+    def confine(self, bands: Tensor, batch: Batch) -> Tensor:
+        """Cut the hole out, as an image; blocks wholly inside keep unit noise in every band."""
+        return self.state(idwt3(bands / low_scale(self.config, bands)), batch)
+
+    def answer(self, output: Tensor, batch: Batch) -> Tensor:
+        """Clamp the answered image to [-1, 1] and cut the hole out of it."""
+        whole = idwt3(output / low_scale(self.config, output))
+        return self.state(whole.clamp(-1, 1), batch)
+
+    def inputs(self, x_t: Tensor, alpha: Tensor, batch: Batch) -> Tensor:
+        """The noisy hole in known tissue, and the mask's bands."""
+        scale = low_scale(self.config, x_t)
+        known = dwt3(batch["known"] * (1 - batch["roi"])) * scale
+        if self.config.known == "scaled":
+            known = known * alpha
+        return torch.cat([x_t + known, dwt3(batch["roi"]) * scale[:BANDS]], dim=1)
+
+    def image(self, state: Tensor, batch: Batch) -> Tensor:
+        """Paste the hole into the known tissue."""
+        painted = idwt3(state / low_scale(self.config, state)) * batch["roi"]
+        return painted + batch["known"] * (1 - batch["roi"])
+
+
+@dataclass(frozen=True)
+class Context:
+    """Everything known as explicit inputs; the state is the residual on the best classical fill."""
+
+    config: Config
+
+    def state(self, image: Tensor, batch: Batch) -> Tensor:
+        """Bands of the residual inside the hole, about unit variance."""
+        residual = (image - self.base(batch)) * batch["roi"]
+        return dwt3(residual / self.config.residual_scale)
+
+    def confine(self, bands: Tensor, batch: Batch) -> Tensor:
+        """Cut the hole out."""
+        return dwt3(idwt3(bands) * batch["roi"])
+
+    def answer(self, output: Tensor, batch: Batch) -> Tensor:
+        """Keep the inside of the hole, no darker than background."""
+        return self.state(self.image(output, batch).clamp(min=-1), batch)
+
+    def inputs(self, x_t: Tensor, alpha: Tensor, batch: Batch) -> Tensor:
+        """Noisy residual; known image, fills and mirror image; masks; coordinates."""
+        del alpha
+        names = ("known", "fills", "roi", "hole", "reflected")
+        shown = torch.cat([batch[n] for n in names], dim=1)
+        return torch.cat([x_t, dwt3(shown), batch["places"]], dim=1)
+
+    def image(self, state: Tensor, batch: Batch) -> Tensor:
+        """Add the residual to the fill, inside the hole."""
+        painted = self.base(batch) + self.config.residual_scale * idwt3(state)
+        return torch.where(batch["roi"] > 0, painted, batch["known"])
+
+    def base(self, batch: Batch) -> Tensor:
+        """The fill the residual stands on: the mirror image bent onto the rim."""
+        return batch["fills"][:, : len(self.config.modalities)]

@@ -1,0 +1,166 @@
+"""How the inpainting model is trained: noise at a continuous level, error inside the hole."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F  # noqa: N812
+from torch import Tensor, nn
+from torch.optim import AdamW, Optimizer
+
+from synth.case import Case
+from synth.dataset import ArrayCache
+from synth.diffusion import Schedule, alpha_sigma
+from synth.volume import Volume
+from synth.wavelet import dwt3, idwt3
+from wdm3d.config import Config
+from wdm3d.data import InpaintingData
+from wdm3d.modes import Batch, low_scale, mode_of
+from wdm3d.network import AtlasUNet, build
+from wdm3d.scene import brain_frame
+
+
+def schedule_of(config: Config) -> Schedule:
+    """Return the noise schedule a configuration names."""
+    build = {"linear": Schedule.linear, "cosine": Schedule.cosine}[config.schedule]
+    return build(config.timesteps)
+
+
+class Recipe:
+    """The one-loss recipe of `synth.train`."""
+
+    def __init__(self, config: Config, *, atlas: Tensor | None = None) -> None:
+        self.config = config
+        self.mode = mode_of(config)
+        self.schedule = schedule_of(config)
+        self.model: nn.Module = build(config)
+        if atlas is not None and isinstance(self.model, AtlasUNet):
+            self.model.atlas.data.copy_(atlas)
+
+    def optimizers(self) -> dict[str, Optimizer]:
+        """One AdamW."""
+        c = self.config
+        return {"model": AdamW(self.model.parameters(), lr=c.lr, weight_decay=c.weight_decay)}
+
+    def losses(self, batch: Batch) -> Iterator[tuple[str, Tensor]]:
+        """Denoise at a random level; a share of the items starts from pure noise."""
+        count, last = len(batch["roi"]), self.config.timesteps - 1
+        t = torch.rand(count) * last
+        t = torch.where(
+            torch.rand(count) < self.config.terminal_share, torch.tensor(float(last)), t
+        )
+        t = t.to(batch["roi"].device)
+        clean = self.mode.state(batch["truth"], batch)
+        noise = self.mode.confine(torch.randn_like(clean), batch)
+        answer = self.predict(self.noisy(clean, noise, t), t, batch)
+        yield "model", self.loss(answer, batch)
+
+    def noisy(self, clean: Tensor, noise: Tensor, t: Tensor) -> Tensor:
+        """q(x_t | x_0)."""
+        alpha, sigma = self.levels(t)
+        return alpha * clean + sigma * noise
+
+    def levels(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        """(α, σ) of real timesteps, shaped to multiply bands."""
+        alpha, sigma = alpha_sigma(self.schedule.logsnr(t))
+        return alpha.float().view(-1, 1, 1, 1, 1), sigma.float().view(-1, 1, 1, 1, 1)
+
+    def predict(self, x_t: Tensor, t: Tensor, batch: Batch) -> Tensor:
+        """The network's clean bands."""
+        alpha, _ = self.levels(t)
+        return self.model(self.mode.inputs(x_t, alpha, batch), t)
+
+    def loss(self, answer: Tensor, batch: Batch) -> Tensor:
+        """Errors inside the hole, normalised by its size; lightly, errors everywhere."""
+        weights, roi = self.config, batch["roi"]
+        if weights.mode == "default":
+            return (answer - self.mode.state(batch["truth"], batch)).square().mean()
+        error = self._image_error(answer, batch)
+        size = roi.flatten(1).sum(1).clamp(min=1) * error.shape[1]
+        absolute = (error.abs() * roi).flatten(1).sum(1) / size
+        squared = (error.square() * roi).flatten(1).sum(1) / size
+        total = (weights.l1 * absolute + weights.mse * squared).mean()
+        if weights.everywhere:
+            total = total + weights.everywhere * error.square().mean()
+        return total
+
+    def _image_error(self, answer: Tensor, batch: Batch) -> Tensor:
+        """Predicted − true voxels, in units of the state."""
+        if self.config.mode == "context":
+            return idwt3(answer - self.mode.state(batch["truth"], batch))
+        return idwt3(answer / low_scale(self.config, answer)) - batch["truth"]
+
+    @torch.no_grad()
+    def validate(self, batch: Batch) -> dict[str, float]:
+        """The one-call estimate against the truth, inside the healthy mask."""
+        painted = self.mean_estimate(batch)
+        inside = (batch["roi"] > 0).expand_as(painted)
+        error = ((painted - batch["truth"])[inside] / 2).clamp(-1, 1)  # intensities of [0, 1]
+        mse = error.square().mean()
+        return {
+            "loss": float(mse),
+            "psnr_01": float(-10 * mse.log10()),
+            "mae": float(error.abs().mean()),
+        }
+
+    def mean_estimate(self, batch: Batch) -> Tensor:
+        """E[image | known tissue]: one call from pure noise (a fixed draw)."""
+        t = torch.full((len(batch["roi"]),), float(self.config.timesteps - 1)).to(
+            batch["roi"].device
+        )
+        like = self.mode.state(batch["truth"], batch)
+        draw = torch.randn(like.shape, generator=torch.Generator().manual_seed(0)).to(like)
+        answer = self.predict(self.mode.confine(draw, batch), t, batch)
+        return self.mode.image(self.mode.answer(answer, batch), batch)
+
+    @torch.no_grad()
+    def preview(self, batch: Batch) -> dict[str, Volume]:
+        """Void, estimate and truth of one item."""
+        affine = np.diag([*[self.config.spacing_mm] * 3, 1.0])
+        shown = {
+            "known": batch["known"],
+            "painted": self.mean_estimate(batch),
+            "truth": batch["truth"],
+        }
+        return {k: Volume(data=v[0, :1].cpu().numpy(), affine=affine) for k, v in shown.items()}
+
+
+def assemble(
+    config: Config, training: Sequence[Case], held_out: Sequence[Case], *, cache: Path
+) -> tuple[Recipe, InpaintingData, InpaintingData | None]:
+    """Return (recipe, training items, validation items) for the loop."""
+    items = InpaintingData(training, config, cache=ArrayCache(cache))
+    judged = [c for c in held_out if "healthy" in c.files]
+    validation = InpaintingData(judged, config, cache=ArrayCache(cache), fixed=True)
+    return Recipe(config, atlas=mean_brain(items)), items, validation if judged else None
+
+
+def mean_brain(items: InpaintingData) -> Tensor | None:
+    """Average the training brains in normalised coordinates, as bands: where the atlas starts."""
+    config = items.config
+    if not config.atlas:
+        return None
+    total = torch.zeros(1, config.bands, *[config.atlas] * 3)
+    weight = torch.zeros_like(total)
+    line = torch.linspace(-1, 1, config.atlas)
+    for index in range(len(items)):
+        arrays = items.prepared(index)
+        centre, reach = (torch.from_numpy(v).float() for v in brain_frame(arrays["brain"]))
+        even = [slice(0, n // 2 * 2) for n in arrays["image"].shape[1:]]
+        image = torch.from_numpy(np.array(arrays["image"][(slice(None), *even)]))
+        healthy = torch.from_numpy(~arrays["unhealthy"][tuple(even)]).float()
+        size = torch.tensor(image.shape[1:])
+        places = torch.stack(torch.meshgrid(line, line, line, indexing="ij"), -1)
+        voxel = places * reach + centre  # on the image; the bands' voxel i is at 2 i + 1/2
+        grid = ((voxel + 0.5) / size * 2 - 1).flip(-1)[None].float()
+        bands = dwt3(torch.where(healthy > 0, image, -1.0)[None])
+        seen = F.avg_pool3d(healthy[None, None], 2)
+        look_up = functools.partial(F.grid_sample, padding_mode="border", align_corners=False)
+        share = (look_up(seen, grid) > 0.99).float()
+        total += share * look_up(bands, grid)
+        weight += share
+    return total / weight.clamp(min=1)

@@ -1,0 +1,110 @@
+"""A prepared brain with a hole, and the box around the hole that the network sees.
+
+`Scene` is what both training and inference know of a case; `view` turns one region of its hole into
+arrays. There is one such function, so that a network meets in use what it met in training.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import ndimage
+
+from synth.dataset import Arrays
+from synth.fill import harmonic, mirror_rim_fill, reflect
+from wdm3d.config import Config
+
+BACKGROUND = -1.0
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Scene:
+    """A brain in the model's frame; whatever is unknown has been removed."""
+
+    image: np.ndarray
+    """(C, x, y, z) float32 in about [-1, 1]; the hole's values are never read."""
+    hole: np.ndarray
+    """(x, y, z) bool, all that is unknown."""
+    axis_sum: int
+    """x → axis_sum − x maps the hemispheres onto each other."""
+    centre: np.ndarray
+    """(3,) middle of the brain's bounding box, in voxels."""
+    reach: np.ndarray
+    """(3,) half of the box's edges."""
+
+
+def brain_frame(brain: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return (centre, half edges) of the brain's bounding box: the origin of our coordinates."""
+    (box,) = ndimage.find_objects(brain.astype(np.uint8))
+    low = np.array([s.start for s in box], float)
+    high = np.array([s.stop - 1 for s in box], float)
+    return (low + high) / 2, np.maximum((high - low) / 2, 1)
+
+
+def box_around(region: np.ndarray, edge: int, divisor: int) -> tuple[slice, ...]:
+    """Return a box of at least `edge` voxels about a region, larger if the region asks for it.
+
+    It may stick out of the volume; `crop` pads.
+    """
+    (inner,) = ndimage.find_objects(region.astype(np.uint8))
+    slices = []
+    for s in inner:
+        # A quarter of the edge is context; a region that leaves less gets a larger box.
+        wanted = max(edge, s.stop - s.start + edge // 4)
+        size = -(-wanted // divisor) * divisor
+        start = (s.start + s.stop - size) // 2
+        slices.append(slice(start, start + size))
+    return tuple(slices)
+
+
+def crop(data: np.ndarray, box: tuple[slice, ...], fill: float) -> np.ndarray:
+    """Cut a box out of (…, x, y, z), padding where it sticks out."""
+    lead = data.shape[:-3]
+    result = np.full((*lead, *[s.stop - s.start for s in box]), fill, data.dtype)
+    inside = [
+        slice(max(s.start, 0), min(s.stop, n)) for s, n in zip(box, data.shape[-3:], strict=True)
+    ]
+    target = [slice(i.start - s.start, i.stop - s.start) for i, s in zip(inside, box, strict=True)]
+    if all(i.stop > i.start for i in inside):
+        result[(..., *target)] = data[(..., *inside)]
+    return result
+
+
+def view(scene: Scene, region: np.ndarray, box: tuple[slice, ...], config: Config) -> Arrays:
+    """Return what is known about a region of the hole, cropped to the box.
+
+    known (C, …) has background in the hole; roi and hole are (1, …); in context mode `fills` is
+    (3C, …): rim-corrected mirror, harmonic, mirror image; `reflected` (1, …) says where the other
+    hemisphere is known, and `places` (3, …/2) are brain coordinates of the wavelet grid.
+    """
+    known = np.where(scene.hole, np.float32(BACKGROUND), scene.image)
+    arrays = {
+        "known": crop(known, box, BACKGROUND),
+        "roi": crop(region[None].astype(np.float32), box, 0),
+        "hole": crop(scene.hole[None].astype(np.float32), box, 0),
+    }
+    if config.mode == "context":
+        fills = [_fills(channel, scene, region) for channel in known]
+        together = np.concatenate([np.stack(kind) for kind in zip(*fills, strict=True)])
+        arrays["fills"] = crop(together.astype(np.float32), box, BACKGROUND)
+        seen = reflect(~scene.hole, scene.axis_sum, fill=False)
+        arrays["reflected"] = crop(seen[None].astype(np.float32), box, 0)
+        arrays["places"] = _places(scene, box)
+    return arrays
+
+
+def _fills(
+    known: np.ndarray, scene: Scene, region: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Fill the region of one contrast; holes elsewhere stay empty, as they are to the network."""
+    bent = mirror_rim_fill(known, region, scene.hole, scene.axis_sum)
+    return bent, harmonic(known, region), reflect(known, scene.axis_sum, BACKGROUND)
+
+
+def _places(scene: Scene, box: tuple[slice, ...]) -> np.ndarray:
+    axes = [
+        (np.arange(s.start, s.stop, 2) + 0.5 - c) / r
+        for s, c, r in zip(box, scene.centre, scene.reach, strict=True)
+    ]
+    return np.stack(np.meshgrid(*axes, indexing="ij")).astype(np.float32)
