@@ -121,7 +121,7 @@ def cohort_montage(
         others = tuple(dim for dim in range(3) if dim != axis)
         index = int((seg.data[0] > 0).sum(axis=others).argmax())
         panels = {name: display_axial(volume, index) for name, volume in volumes.items()}
-        frame = _square_around(panels["t1n"] > 0)
+        frame = square_around(panels["t1n"] > 0)
         panels = {name: panel[frame] for name, panel in panels.items()}
         rows.append([*(panels[name] for name in names), panels["t1n"], panels["t1n-voided"]])
         overlays[number, 4] = (panels["seg"], LABEL_COLOURS, False)
@@ -133,7 +133,7 @@ def cohort_montage(
     )  # fmt: skip
 
 
-def _square_around(inside: np.ndarray, margin: int = 2) -> tuple[slice, slice]:
+def square_around(inside: np.ndarray, margin: int = 2) -> tuple[slice, slice]:
     """Crop to what is there, as a square where the image allows, so that all heads fill alike."""
     places = np.argwhere(inside)
     if not len(places):

@@ -103,3 +103,24 @@ def test_scheme_can_be_given(tmp_path: Path) -> None:
     assert "brats2021" in finding.hints[0]
     (finding,) = check(discover(tmp_path, scheme="brats2021"))
     assert finding.ok
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("{", "not valid JSON"),
+        ('{"training": [{"t1n": "../x.nii.gz"}]}', "leaves the data folder"),
+        ('{"training": [{"t1n": "a/a-t1n.nii.gz"}]}', "no such file"),
+        (None, "cannot be read"),
+    ],
+)
+def test_splits_are_examined_too(
+    tmp_path: Path, text: str | None, words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    split = tmp_path / "split.json"
+    if text is not None:
+        split.write_text(text)
+    assert main(["check", str(tmp_path), "--split", str(split)]) == 2
+    shown = capsys.readouterr()
+    assert words in shown.out + shown.err
+    assert "→" in shown.out + shown.err

@@ -115,4 +115,4 @@ def test_configs_round_trip_and_are_strict() -> None:
 
 def test_python_function_and_verb_share_their_names() -> None:
     check: Callable[..., int] = function("check")
-    assert list(inspect.signature(check).parameters) == ["data_dir", "scheme", "json"]
+    assert list(inspect.signature(check).parameters) == ["data_dir", "split", "scheme", "json"]

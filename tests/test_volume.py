@@ -1,6 +1,8 @@
 """NIfTI in and out: values, grid and header survive; damage is named in one line."""
 
 import gzip
+import subprocess
+import sys
 from pathlib import Path
 
 import nibabel as nib
@@ -156,6 +158,28 @@ def test_failed_write_leaves_the_old_file_and_no_rubbish(tmp_path: Path) -> None
         interrupted()
     assert path.read_text() == "old"
     assert [p.name for p in tmp_path.iterdir()] == ["a.txt"]
+
+
+def test_a_full_disk_leaves_nothing_half_written(tmp_path: Path) -> None:
+    """The kernel refuses to write past 4 kB, as it does on a full disk."""
+    code = (
+        "import resource, signal, sys, numpy as np\n"
+        "from synth.errors import SynthError\n"
+        "from synth.volume import Volume\n"
+        "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        "noise = np.random.default_rng(0).normal(size=(1, 40, 40, 40)).astype(np.float32)\n"
+        "volume = Volume(data=noise, affine=np.eye(4))\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))\n"
+        "try: volume.save(sys.argv[1])\n"
+        "except SynthError as error: print(error)\n"
+    )
+    answer = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path / "a.nii.gz")],
+        capture_output=True, text=True, check=True, cwd=Path(__file__).parents[1],
+    )  # fmt: skip
+    assert "cannot write" in answer.stdout
+    assert "free space" in answer.stdout
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_writing_without_room_or_right_is_one_sentence(tmp_path: Path) -> None:

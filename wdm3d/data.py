@@ -146,12 +146,14 @@ class InpaintingData:
         if self.config.augment and not self.fixed:
             image = bias_field(gamma(image, rng), rng)
         hole = roi | arrays["unhealthy"]
+        known = arrays["brain"] & ~hole
+        centre, reach = brain_frame(known)
         scene = Scene(
-            image=fitted(image, arrays["brain"] & ~hole),
+            image=fitted(image, known),
             hole=hole,
             axis_sum=int(arrays["axis_sum"]),
-            centre=brain_frame(arrays["brain"])[0],
-            reach=brain_frame(arrays["brain"])[1],
+            centre=centre,
+            reach=reach,
         )
         if self.config.augment and not self.fixed and rng.random() < 0.5:
             scene, roi = flipped(scene), roi[::-1]

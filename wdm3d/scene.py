@@ -16,6 +16,7 @@ from synth.fill import harmonic, mirror_rim_fill, reflect
 from wdm3d.config import Config
 
 BACKGROUND = -1.0
+Box = tuple[slice, ...]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -42,7 +43,7 @@ def brain_frame(brain: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return (low + high) / 2, np.maximum((high - low) / 2, 1)
 
 
-def box_around(region: np.ndarray, edge: int, divisor: int) -> tuple[slice, ...]:
+def box_around(region: np.ndarray, edge: int, divisor: int) -> Box:
     """Return a box of at least `edge` voxels about a region, larger if the region asks for it.
 
     It may stick out of the volume; `crop` pads.
@@ -58,7 +59,7 @@ def box_around(region: np.ndarray, edge: int, divisor: int) -> tuple[slice, ...]
     return tuple(slices)
 
 
-def crop(data: np.ndarray, box: tuple[slice, ...], fill: float) -> np.ndarray:
+def crop(data: np.ndarray, box: Box, fill: float) -> np.ndarray:
     """Cut a box out of (…, x, y, z), padding where it sticks out."""
     lead = data.shape[:-3]
     result = np.full((*lead, *[s.stop - s.start for s in box]), fill, data.dtype)
@@ -71,7 +72,7 @@ def crop(data: np.ndarray, box: tuple[slice, ...], fill: float) -> np.ndarray:
     return result
 
 
-def view(scene: Scene, region: np.ndarray, box: tuple[slice, ...], config: Config) -> Arrays:
+def view(scene: Scene, region: np.ndarray, box: Box, config: Config) -> Arrays:
     """Return what is known about a region of the hole, cropped to the box.
 
     known (C, …) has background in the hole; roi and hole are (1, …); in context mode `fills` is
@@ -102,7 +103,7 @@ def _fills(
     return bent, harmonic(known, region), reflect(known, scene.axis_sum, BACKGROUND)
 
 
-def _places(scene: Scene, box: tuple[slice, ...]) -> np.ndarray:
+def _places(scene: Scene, box: Box) -> np.ndarray:
     axes = [
         (np.arange(s.start, s.stop, 2) + 0.5 - c) / r
         for s, c, r in zip(box, scene.centre, scene.reach, strict=True)

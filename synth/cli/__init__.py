@@ -22,7 +22,9 @@ VERBS = {
     "demo": ("data", "demo cohort, checked, with a picture: see that everything works"),
     "phantom": ("data", "write a demo cohort of brains with tumours"),
     "check": ("data", "examine a data folder: one line a case, what is wrong and how to mend it"),
+    "evaluate": ("evaluate", "judge predictions by the challenge metrics, beside classical fills"),
     "train": ("models", "train a family on a cohort; the same command resumes"),
+    "inpaint": ("inpaint", "paint healthy tissue where a mask or a tumour is"),
     "convert": ("models", "read the weights of a public project into a checkpoint folder"),
     "info": ("models", "show versions, devices, families and presets, or a checkpoint"),
 }

@@ -40,21 +40,30 @@ def phantom(
     return 0
 
 
-def check(data_dir: Path, *, scheme: str = "auto", json: bool = False) -> int:
+def check(
+    data_dir: Path, *, split: Path | None = None, scheme: str = "auto", json: bool = False
+) -> int:
     """Examine a data folder: one line a case, what is wrong and how to mend it.
 
     Exits with 2 when a case has a problem.
 
     Args:
         data_dir: folder with cases in any BraTS naming.
+        split: examine what this decathlon-style JSON lists instead of everything in the folder.
         scheme: label scheme (brats2021, brats2023, brats2024, ped2024); auto goes by the case ids.
         json: print one JSON document instead of lines.
     """
     from synth.case import discover
     from synth.check import check as examine
+    from synth.split import read_split
 
+    if split is None:
+        cases = discover(data_dir, scheme=scheme)
+    else:
+        listed = read_split(split, data_dir)
+        cases = [entry.case for entry in (*listed.training, *listed.testing)]
     findings = []
-    for finding in examine(discover(data_dir, scheme=scheme)):
+    for finding in examine(cases):
         findings.append(finding)
         if json:
             continue

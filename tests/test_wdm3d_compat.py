@@ -1,0 +1,114 @@
+"""Public weights go through `synth convert` and answer as the original networks do."""
+
+import json
+import math
+import zlib
+from pathlib import Path
+
+import pytest
+import torch
+
+from synth import checkpoint
+from synth.cli import main
+from synth.errors import SynthError
+from tests.conftest import FIXTURES
+from wdm3d import compat
+
+NAMES = ("wdm_unet_128_default", "wdm_unet_256_always_known_healthy")
+
+
+def fixture(name: str) -> dict:
+    path = FIXTURES / f"{name}.json"
+    if not path.exists():
+        pytest.skip("the golden outputs of the public networks are not beside this checkout")
+    return json.loads(path.read_text())
+
+
+def ruled(shapes: dict[str, list[int]]) -> dict[str, torch.Tensor]:
+    """Weights by the fixtures' rule: a function of each entry's name."""
+    weights = {}
+    for key, shape in shapes.items():
+        draw = torch.randn(shape, generator=torch.Generator().manual_seed(zlib.crc32(key.encode())))
+        if len(shape) >= 2:
+            weights[key] = draw / math.sqrt(math.prod(shape[1:]))
+        else:
+            weights[key] = 1 + 0.1 * draw if key.endswith("weight") else 0.1 * draw
+    return weights
+
+
+def seeded(shape: list[int], seed: int) -> torch.Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_public_weights_answer_as_the_original(name: str, tmp_path: Path) -> None:
+    golden = fixture(name)
+    source = tmp_path / "c_brats_3000000.pt"
+    torch.save(ruled(golden["state_dict"]), source)
+    assert main(["convert", str(source), "-o", str(tmp_path / "model")]) == 0
+    loaded = checkpoint.load(tmp_path / "model")
+    assert (loaded.family, loaded.config.mode) == ("wdm3d", name.split("_", 3)[3])
+    assert sum(p.numel() for p in loaded.model.parameters()) == golden["parameters"]
+    given = golden["input"]
+    x = seeded(given["x_shape"], given["x_seed"])
+    if given["condition_seed"] is not None:
+        x = torch.cat([x, seeded(given["x_shape"], given["condition_seed"])], dim=1)
+    with torch.no_grad():
+        y = loaded.model(x, torch.tensor([given["timestep"]]))
+    expected, s = golden["output"], golden["output"]["stride"]
+    tolerance = 1e-4 * expected["std"]
+    assert abs(float(y.mean()) - expected["mean"]) < tolerance
+    assert abs(float(y.std()) - expected["std"]) < tolerance
+    found = y[0, :, ::s, ::s, ::s].flatten()
+    assert (found - torch.tensor(expected["values"])).abs().max() < tolerance
+
+
+def small_weights(channels: int = 8) -> dict[str, torch.Tensor]:
+    """A narrow network of the public kind, to test what surrounds the weights."""
+    from wdm3d.config import Config
+    from wdm3d.network import build
+
+    mode = {8: "default", 16: "always_known_healthy"}[channels]
+    config = Config(mode=mode, width=8, groups=4, multipliers=(1, 2, 2, 4, 4), crop=128)
+    return build(config).state_dict()
+
+
+@pytest.mark.parametrize("wrap", ["bare", "state_dict", "model", "ema", "module."])
+def test_wrappings_are_taken_off(wrap: str, tmp_path: Path) -> None:
+    weights = small_weights()
+    content: dict = {wrap: weights, "step": 3}
+    if wrap == "bare":
+        content = weights
+    elif wrap == "module.":
+        content = {f"module.{k}": v for k, v in weights.items()}
+    torch.save(content, tmp_path / "a.pt")
+    words = ["convert", str(tmp_path / "a.pt"), "-o", str(tmp_path / "m"), "--set", "groups=4"]
+    assert main(words) == 0
+    loaded = checkpoint.load(tmp_path / "m").model.state_dict()
+    assert all(torch.equal(loaded[k], v) for k, v in weights.items())
+
+
+def test_settings_follow_from_shapes() -> None:
+    config, _ = compat.convert(small_weights(16), "x.pt", groups=4)
+    assert (config.mode, config.known, config.crop) == ("always_known_healthy", "scaled", 128)
+    with pytest.raises(SynthError, match="unknown setting 'mod'"):
+        compat.convert(small_weights(), "x.pt", mod=1)
+
+
+def test_other_networks_are_not_mistaken_for_ours() -> None:
+    weights = small_weights()
+    assert compat.recognise(weights)
+    assert not compat.recognise({k: v for k, v in weights.items() if not k.startswith("out.")})
+    first = weights["output_blocks.0.0.in_layers.0.weight"]
+    concatenated = weights | {"output_blocks.0.0.in_layers.0.weight": torch.cat([first, first])}
+    assert not compat.recognise(concatenated), "cWDM concatenates its skips"
+
+
+def test_a_missing_weight_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    weights = small_weights()
+    del weights["input_blocks.3.0.in_layers.2.weight"]
+    torch.save(weights, tmp_path / "a.pt")
+    words = ["convert", str(tmp_path / "a.pt"), "-o", str(tmp_path / "m"), "--set", "groups=4"]
+    assert main(words) == 2
+    assert "input_blocks.3.0.in_layers.2.weight" in capsys.readouterr().err
+    assert not (tmp_path / "m").exists()
