@@ -113,7 +113,7 @@ def inpaint(
     prepared = prepare(
         image, known=known, include=hole.data[0], divisor=2, spacing_mm=config.spacing_mm
     )
-    painter = _Painter(loaded, plan or Plan(), seed, name)
+    painter = Painter(loaded, plan or Plan(), seed, name)
     painted, spread = painter.paint(_scene(prepared, known))
     return Inpainted(
         image=_finished(prepared, painted, hole.data[0]),
@@ -153,7 +153,7 @@ def _scene(prepared: Prepared, known: np.ndarray) -> Scene:
     )
 
 
-class _Painter:
+class Painter:
     """Paints the regions of a scene one box at a time, and counts."""
 
     def __init__(self, loaded: checkpoint.Checkpoint, plan: Plan, seed: int, name: str) -> None:
@@ -178,8 +178,16 @@ class _Painter:
                 spread[:, part] = deviation[:, part]
         return painted, spread
 
+    def box_of(self, region: np.ndarray) -> Box:
+        """Return the box that a region is painted in."""
+        return box_around(region, self.config.crop, self.config.divisor)
+
+    def walk(self) -> Tensor:
+        """Return the log-SNRs of a draw."""
+        return levels(self.schedule, self.plan.steps, self.plan.spacing)
+
     def _region(self, scene: Scene, region: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        box = box_around(region, self.config.crop, self.config.divisor)
+        box = self.box_of(region)
         if max(s.stop - s.start for s in box) > TILE_LIMIT * self.config.crop:
             log.info("%s: a region of %d voxels is painted in tiles", self.name, region.sum())
             return self._blended(scene, region, tiles(box, self.config.crop))
@@ -198,13 +206,13 @@ class _Painter:
         first, deviation = np.zeros_like(scene.image), np.zeros_like(scene.image)
         for box, weight in parts:
             if crop(region, box, False).any():
-                draws = self._box(scene, region, box)
+                draws = self.draw_box(scene, region, box)
                 spread = draws.std(axis=0, ddof=1) if len(draws) > 1 else np.zeros_like(draws[0])
                 add(first, weight * draws[0], box)
                 add(deviation, weight * spread, box)
         return first, deviation
 
-    def _box(self, scene: Scene, region: np.ndarray, box: tuple[slice, ...]) -> np.ndarray:
+    def draw_box(self, scene: Scene, region: np.ndarray, box: tuple[slice, ...]) -> np.ndarray:
         """Return (K, C, …) images of a box: K draws, or one mean."""
         arrays = view(scene, region, box, self.config)
         one: Batch = {k: torch.from_numpy(v)[None].to(self.device) for k, v in arrays.items()}
@@ -239,25 +247,23 @@ class _Painter:
         return self._denoiser(batch)(self._noise(batch, source), start)
 
     def _draw(self, batch: Batch, source: torch.Generator) -> Tensor:
-        walk = levels(self.schedule, self.plan.steps, self.plan.spacing)
         denoise = self._denoiser(batch)
         if self.config.mode == "default":
             known = self.mode.state(batch["known"], batch)
             inside = any_in_block(batch["roi"] > 0)
             denoise = with_known(denoise, known, inside, noised(known, [source]))
         start = self._noise(batch, source)
-        for step in self._steps(denoise, start, walk, source):
+        for step in self._steps(denoise, start, source):
             last = step
         return last.x
 
-    def _steps(
-        self, denoise: Denoiser, start: Tensor, walk: Tensor, source: torch.Generator
-    ) -> Iterator[Step]:
+    def _steps(self, denoise: Denoiser, start: Tensor, source: torch.Generator) -> Iterator[Step]:
+        walk = self.walk()
         if self.plan.sampler == "dpmpp_2m":
             return dpmpp_2m(denoise, start, walk)
         if self.plan.sampler == "ddim":
             return ddim(denoise, start, walk)
-        return ddpm(denoise, start, walk, [source], variance="large")
+        return ddpm(denoise, start, walk, [source], variance="small")
 
 
 def regions(hole: np.ndarray, reach: int) -> list[np.ndarray]:

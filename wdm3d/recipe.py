@@ -48,16 +48,17 @@ class Recipe:
 
     def losses(self, batch: Batch) -> Iterator[tuple[str, Tensor]]:
         """Denoise at a random level; a share of the items starts from pure noise."""
-        count, last = len(batch["roi"]), self.config.timesteps - 1
-        t = torch.rand(count) * last
-        t = torch.where(
-            torch.rand(count) < self.config.terminal_share, torch.tensor(float(last)), t
-        )
-        t = t.to(batch["roi"].device)
+        t = self.times(len(batch["roi"])).to(batch["roi"].device)
         clean = self.mode.state(batch["truth"], batch)
         noise = self.mode.confine(torch.randn_like(clean), batch)
         answer = self.predict(self.noisy(clean, noise, t), t, batch)
         yield "model", self.loss(answer, batch)
+
+    def times(self, count: int) -> Tensor:
+        """Draw timesteps: a share at pure noise, the rest anywhere on the schedule."""
+        last = float(self.config.timesteps - 1)
+        at_end = torch.rand(count) < self.config.terminal_share
+        return torch.where(at_end, torch.tensor(last), torch.rand(count) * last)
 
     def noisy(self, clean: Tensor, noise: Tensor, t: Tensor) -> Tensor:
         """q(x_t | x_0)."""
