@@ -11,14 +11,14 @@ CPU_TORCH=https://download.pytorch.org/whl/cpu
 
 # One line a mode: name | extra it needs | command | keys | what it does.
 # KEY:--flag is passed on if given, KEY:--flag+ as several words; a bare KEY must be given.
-TRAIN='DATA_DIR:--data DATA_SPLIT_JSON:--split PRESET:--preset ITERATIONS:--steps SEED:--seed DEVICE:--device WORKERS:--workers RUN_DIR:--out RESUME:--resume'
+TRAIN='DATA_DIR:--data DATA_SPLIT_JSON:--split FOLD:--fold PRESET:--preset ITERATIONS:--steps BATCH_SIZE:--batch-size SEED:--seed DEVICE:--device WORKERS:--workers RUN_DIR:--out RESUME:--resume'
 MODES=(
   'demo     | core | synth demo        | OUTPUT_DIR:--out CASES:--cases SEED:--seed WORKERS:--workers | the main job on the demo cohort (default)'
   'phantom  | core | synth phantom     | OUTPUT_DIR CASES:--cases SIZE:--size SEED:--seed WORKERS:--workers | write a demo cohort'
   'check    | core | synth check       | DATA_DIR | examine a data folder'
   "train    | core | synth train       | MODEL $TRAIN | train the family MODEL, e.g. MODEL=wdm3d"
   "c_train  | core | synth train wdm3d | TRAIN_MODE:--mode NOISE_SCHEDULE:--schedule CHANNELS:--modalities+ $TRAIN | train the conditional inpainting model"
-  'c_sample | core | synth inpaint     | DATA_DIR MODEL:--model OUTPUT_DIR:--out SAMPLING_STEPS:--steps STEPS_SCHEDULER:--spacing BEG:--begin END:--end SEED:--seed DEVICE:--device | inpaint healthy tissue'
+  'c_sample | core | synth inpaint     | DATA_DIR MODEL:--model RUN_DIR:--model OUTPUT_DIR:--out ESTIMATE:--estimate SAMPLES:--samples SAMPLING_STEPS:--steps STEPS_SCHEDULER:--steps-scheduler TRAIN_MODE:--mode NOISE_SCHEDULE:--schedule BEG:--begin END:--end SEED:--seed DEVICE:--device | inpaint healthy tissue'
   'test     | dev  | fast_tests        | WORKERS:--numprocesses | the tests, without the slow proofs'
   'test_all | dev  | all_tests         | WORKERS:--numprocesses | all tests'
   'lint     | dev  | lint              | | ruff and ty'

@@ -13,7 +13,7 @@ import logging
 import os
 import shutil
 import struct
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -98,7 +98,7 @@ def write(
 
 
 @contextlib.contextmanager
-def staged(directory: str | Path) -> Iterator[Path]:
+def staged(directory: str | Path) -> Generator[Path]:
     """Yield a temporary folder whose files take their place in `directory` when the block succeeds.
 
     A new directory appears at once, complete. In an existing one each file is replaced by a rename;

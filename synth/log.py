@@ -34,12 +34,21 @@ def configure(verbosity: int = 0) -> None:
     if os.environ.get("RANK", "0") != "0":
         level = logging.WARNING
     handler = _AboveTheBar()
-    handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", "%H:%M:%S"))
+    handler.setFormatter(logging.Formatter("%(message)s"))
     for name in ("synth", *families.FAMILIES):
         logger = logging.getLogger(name)
         logger.handlers[:] = [handler]
         logger.setLevel(level)
         logger.propagate = False
+
+
+def silence() -> None:
+    """Undo `configure`: a program that calls a verb as a function gets its own logging back."""
+    for name in ("synth", *families.FAMILIES):
+        logger = logging.getLogger(name)
+        logger.handlers[:] = []
+        logger.setLevel(logging.NOTSET)
+        logger.propagate = True
 
 
 class _AboveTheBar(logging.Handler):

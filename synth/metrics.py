@@ -40,18 +40,22 @@ SSIM_K1, SSIM_K2 = 0.01, 0.03
 
 
 def inpainting_metrics(
-    prediction: np.ndarray, truth: np.ndarray, voided: np.ndarray, healthy_mask: np.ndarray
+    prediction: np.ndarray,
+    truth: np.ndarray,
+    voided: np.ndarray | tuple[float, float],
+    healthy_mask: np.ndarray,
 ) -> dict[str, float]:
     """Score a filled hole as the BraTS inpainting challenge does; keys are `METRICS`.
 
     All four are (X, Y, Z), axes as in the NIfTI file, since SSIM slices along the first one.
-    `voided` is the scan with the hole set to 0, as the model saw it; `healthy_mask` is the hole
-    where the truth is known. What the prediction holds outside the mask never counts.
+    `voided` is the scan with the hole set to 0, as the model saw it, or its `intensity_window`
+    where only a part is at hand; `healthy_mask` is the hole where the truth is known. What the
+    prediction holds outside the mask never counts.
     """
     mask = np.asarray(healthy_mask)
-    _check(prediction, truth, voided, mask)
+    _check(prediction, truth, mask, voided=voided)
     mask = mask.astype(bool)
-    low, high = intensity_window(voided)
+    low, high = voided if isinstance(voided, tuple) else intensity_window(voided)
     box = _hole(mask)
     inside = mask[box]
     p = _scale(np.asarray(prediction)[box], inside, low, high, "prediction")
@@ -75,8 +79,15 @@ def intensity_window(voided: np.ndarray) -> tuple[float, float]:
     return low, high
 
 
-def _check(prediction: np.ndarray, truth: np.ndarray, voided: np.ndarray, mask: np.ndarray) -> None:
-    for name, array in (("prediction", prediction), ("truth", truth), ("voided scan", voided)):
+def _check(
+    prediction: np.ndarray,
+    truth: np.ndarray,
+    mask: np.ndarray,
+    *,
+    voided: np.ndarray | tuple[float, float],
+) -> None:
+    whole = mask if isinstance(voided, tuple) else voided
+    for name, array in (("prediction", prediction), ("truth", truth), ("voided scan", whole)):
         if np.shape(array) != mask.shape:
             raise SynthError(
                 f"{name} and healthy mask differ in shape: {np.shape(array)} vs {mask.shape}",

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from scipy.ndimage import gaussian_filter
 
 from synth.errors import SynthError
-from synth.metrics import METRICS, inpainting_metrics
+from synth.metrics import METRICS, inpainting_metrics, intensity_window
 
 FULL = (240, 240, 155)
 SMALL = (40, 48, 36)
@@ -223,3 +223,16 @@ def test_refusals_name_the_fault_and_the_way_out(change: Callable, message: str)
 def test_import_needs_no_torch() -> None:
     code = "import sys, synth.metrics; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_a_box_with_the_scans_window_scores_as_the_whole_scan() -> None:
+    rng = np.random.default_rng(0)
+    truth = rng.integers(50, 900, size=(24, 30, 26)).astype(np.float32)
+    mask = np.zeros(truth.shape, bool)
+    mask[9:15, 10:18, 9:16] = True
+    voided = np.where(mask, 0, truth).astype(np.float32)
+    guess = truth + rng.normal(0, 60, truth.shape).astype(np.float32)
+    whole = inpainting_metrics(guess, truth, voided, mask)
+    box = (slice(8, 16), slice(4, 24), slice(4, 22))
+    part = inpainting_metrics(guess[box], truth[box], intensity_window(voided), mask[box])
+    assert part == pytest.approx(whole, rel=1e-12)

@@ -9,6 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from synth.cli import function
+from synth.cli.parser import Parser, build
+
 ROOT = Path(__file__).parents[1]
 
 # Stands in for an interpreter: its venv gets a `python` that runs the words after FAKE_PIP as pip
@@ -119,6 +122,72 @@ def test_keys_become_the_flags_of_a_verb(checkout, words, called):
     code, out, err = run(checkout, "PYTHON=./python", *words, **environment)
     assert code == 0, err
     assert out == "".join(f"[{word}]" for word in called)
+
+
+def verbs() -> dict[str, tuple[list[str], list[str]]]:
+    """Mode → (words of the verb, KEY:--flag pairs), of the modes that are verbs."""
+    script = "eval \"$(sed -n '/^TRAIN=/,/^)/p' run.sh)\"; printf '%s\\n' \"${MODES[@]}\""
+    answer = subprocess.run(
+        ["bash", "-c", script], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    found = {}
+    for row in answer.stdout.splitlines():
+        mode, _, command, keys, _ = (cell.strip() for cell in row.split("|"))
+        if command.startswith("synth "):
+            found[mode] = (command.split()[1:], keys.split())
+    return found
+
+
+def parser_of(words: list[str]) -> Parser:
+    work = function(words[0])
+    settings = getattr(work, "settings", lambda _: ())(words[1:])
+    return build(work, prog="synth", settings=settings)
+
+
+@pytest.mark.parametrize("mode", verbs())
+def test_every_flag_of_the_table_exists_in_its_verb(mode):
+    words, keys = verbs()[mode]
+    # MODE=train takes the family from MODEL; any that can be trained will do.
+    parser = parser_of([*words, "wdm3d"] if mode == "train" else words)
+    flags = {option: action for action in parser._actions for option in action.option_strings}
+    positional = [action for action in parser._actions if not action.option_strings]
+    for pair in keys:
+        key, _, flag = pair.partition(":")
+        if not flag:
+            continue
+        assert flag.rstrip("+") in flags, f"MODE={mode} {key}"
+        assert (flags[flag.rstrip("+")].nargs == "+") == flag.endswith("+"), key
+    bare = [pair for pair in keys if ":" not in pair]
+    assert len(bare) + len(words) - 1 == len(positional)
+
+
+VALUES = {
+    "DATA_DIR": "data", "DATA_SPLIT_JSON": "s.json", "FOLD": "0", "PRESET": "tiny",
+    "ITERATIONS": "5", "BATCH_SIZE": "2", "SEED": "3", "DEVICE": "cpu", "WORKERS": "1",
+    "RUN_DIR": "runs/a", "RESUME": "runs/a", "NOISE_SCHEDULE": "linear", "CHANNELS": "t1n,t2f",
+    "TRAIN_MODE": "Conditional_always_known_only_healthy", "MODEL": "runs/a", "OUTPUT_DIR": "out",
+    "ESTIMATE": "sample", "SAMPLES": "2", "SAMPLING_STEPS": "20", "BEG": "0", "END": "end",
+    "STEPS_SCHEDULER": "DPM_plus_plus_2M_Karras",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("mode", ["c_train", "c_sample"])
+def test_the_predecessors_keys_reach_the_verb(checkout, mode):
+    keys = [pair.split(":")[0] for pair in verbs()[mode][1]]
+    given = [f"{key}={VALUES[key]}" for key in keys]
+    code, out, err = run(checkout, "PYTHON=./python", f"MODE={mode}", *given)
+    assert code == 0, err
+    words = out.strip("[]").split("][")[2:]
+    values = parser_of(words).parse(words[1:])
+    if mode == "c_train":
+        assert values["mode"] == VALUES["TRAIN_MODE"]
+        assert (values["steps"], values["batch_size"], values["fold"]) == (5, 2, 0)
+        assert values["modalities"] == ["t1n", "t2f"]
+        assert values["out"] == values["resume"] == Path("runs/a")
+    else:
+        assert (values["steps"], values["samples"], values["schedule"]) == (20, 2, "linear")
+        assert values["steps_scheduler"] == VALUES["STEPS_SCHEDULER"]
+        assert (values["begin"], values["end"], values["model"]) == (0, "end", Path("runs/a"))
 
 
 def test_an_old_python_is_named_and_nothing_is_made(checkout):

@@ -3,6 +3,7 @@
 import json
 import math
 import zlib
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from synth.cli import main
 from synth.errors import SynthError
 from tests.conftest import FIXTURES
 from wdm3d import compat
+from wdm3d.modes import mode_of
 
 NAMES = ("wdm_unet_128_default", "wdm_unet_256_always_known_healthy")
 
@@ -99,9 +101,27 @@ def test_other_networks_are_not_mistaken_for_ours() -> None:
     weights = small_weights()
     assert compat.recognise(weights)
     assert not compat.recognise({k: v for k, v in weights.items() if not k.startswith("out.")})
-    first = weights["output_blocks.0.0.in_layers.0.weight"]
-    concatenated = weights | {"output_blocks.0.0.in_layers.0.weight": torch.cat([first, first])}
-    assert not compat.recognise(concatenated), "cWDM concatenates its skips"
+    four_out = weights | {"out.2.weight": weights["out.2.weight"][:4]}
+    assert not compat.recognise(four_out), "Med-DDPM gives four contrasts, not eight bands"
+
+
+def test_cwdm_is_read_with_its_concatenated_skips(tmp_path: Path) -> None:
+    from wdm3d.config import Config
+    from wdm3d.network import build
+
+    published = Config(mode="contrast", skips="concat", multipliers=(1, 2, 2, 4, 4), crop=128)
+    with torch.device("meta"):
+        network = build(published)
+    assert sum(p.numel() for p in network.parameters()) == 81_511_048
+    assert len(network.state_dict()) == 394
+    narrow = replace(published, width=8, groups=4)
+    torch.save(build(narrow).state_dict(), tmp_path / "brats_unet_128_1200k.pt")
+    words = ["convert", str(tmp_path / "brats_unet_128_1200k.pt"), "-o", str(tmp_path / "m")]
+    assert main([*words, "--set", "groups=4"]) == 0
+    loaded = checkpoint.load(tmp_path / "m")
+    assert loaded.config == narrow
+    with pytest.raises(SynthError, match="fills no hole"):
+        mode_of(loaded.config)
 
 
 def test_a_missing_weight_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

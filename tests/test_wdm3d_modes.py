@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from synth.checkpoint import Checkpoint
-from synth.wavelet import any_in_block, dwt3, idwt3
+from synth.wavelet import any_in_block, idwt3
 from tests.conftest import ball, brain
 from wdm3d import modes
 from wdm3d.config import Config
@@ -30,8 +30,16 @@ SHAPE = (40, 40, 40)
 LEVELS = (930, 700, 450, 200, 60)
 
 
-def config_of(mode: str) -> Config:
-    return Config(mode=mode, crop=32, width=8, groups=4, multipliers=(1, 2), spacing_mm=2.8)
+def config_of(mode: str, wavelet_levels: int = 1) -> Config:
+    return Config(
+        mode=mode,
+        crop=32,
+        width=8,
+        groups=4,
+        multipliers=(1, 2),
+        spacing_mm=2.8,
+        wavelet_levels=wavelet_levels,
+    )
 
 
 def scene_and_roi() -> tuple[Scene, np.ndarray]:
@@ -78,7 +86,7 @@ def answer_of(config: Config, batch: dict[str, Tensor]) -> Tensor:
     """What a perfect network would say: the residual, or the whole image's bands."""
     if config.mode == "context":
         return mode_of(config).state(batch["truth"], batch)
-    return dwt3(batch["truth"]) * low_scale(config, batch["truth"])
+    return modes.analyse(batch["truth"], config) * low_scale(config, batch["truth"])
 
 
 def inputs_in_sampling(
@@ -183,9 +191,10 @@ def test_mistakes_put_back_are_caught(config: Config, mistaken: Callable[..., mo
     assert worst > 0.3
 
 
+@pytest.mark.parametrize("wavelet_levels", [1, 2])
 @pytest.mark.parametrize("mode", MODES)
-def test_states_and_images_translate_both_ways(mode: str) -> None:
-    config = config_of(mode)
+def test_states_and_images_translate_both_ways(mode: str, wavelet_levels: int) -> None:
+    config = config_of(mode, wavelet_levels)
     scene, roi = scene_and_roi()
     batch = one_batch(config, scene, roi)
     strategy = mode_of(config)

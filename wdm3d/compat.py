@@ -1,4 +1,4 @@
-"""Reads the public weights of wdm-3d and of the BraTS 2024 inpainting solution.
+"""Reads the public weights of wdm-3d, cWDM and the BraTS 2024 inpainting solution.
 
 Their files are bare state dicts under guided-diffusion's names, which are our U-Net's too; what a
 file does not say (mode, levels, size) follows from its shapes.
@@ -16,23 +16,21 @@ from synth.config import did_you_mean
 from synth.errors import SynthError
 from wdm3d.config import BANDS, Config
 
-FIRST = "input_blocks.0.0.weight"
+FIRST, LAST = "input_blocks.0.0.weight", "out.2.weight"
+MIDDLE = "middle_block.0.out_layers.3.weight"
+DECODER = "output_blocks.0.0.in_layers.0.weight"  # twice as wide where skips are concatenated
 BLOCKS_PER_LEVEL = 2
-# in_channels → mode: x_t alone, or x_t and the mask's bands
-MODES = {BANDS: "default", 2 * BANDS: "always_known_healthy"}
+# in_channels → mode: x_t alone, with the mask's bands, or with those of three other contrasts
+MODES = {BANDS: "default", 2 * BANDS: "always_known_healthy", 4 * BANDS: "contrast"}
 LEVELS = {5: (1, 2, 2, 4, 4), 6: (1, 2, 2, 4, 4, 4)}
 CROPS = {5: 128, 6: 256}
 
 
 def recognise(weights: Mapping[str, Tensor]) -> bool:
-    """Whether this is a wavelet U-Net: eight bands out, additive skips, time embedding."""
-    first, last = weights.get(FIRST), weights.get("out.2.weight")
-    decoder = weights.get("output_blocks.0.0.in_layers.0.weight")
-    middle = weights.get("middle_block.0.out_layers.3.weight")
-    if first is None or last is None or decoder is None or middle is None:
+    """Whether this is a wavelet U-Net: guided-diffusion's names in 3-D, eight bands out."""
+    if not {FIRST, LAST, DECODER, MIDDLE} <= weights.keys():
         return False
-    # Concatenated skips double the decoder's input: those are cWDM and Med-DDPM, other networks.
-    return first.ndim == 5 and last.shape[0] == BANDS and decoder.shape[0] == middle.shape[0]
+    return weights[FIRST].ndim == 5 and weights[LAST].shape[0] == BANDS
 
 
 def convert(
@@ -49,7 +47,7 @@ def convert(
         raise SynthError(
             f"{source_name}: a wavelet U-Net with {channels} input channels and {blocks} encoder "
             "blocks is not one we know",
-            hint="known: 8 or 16 channels, 5 or 6 levels of 2 residual blocks",
+            hint="known: 8, 16 or 32 channels, 5 or 6 levels of 2 residual blocks",
         )
     mode = MODES[channels]
     config = Config(
@@ -57,6 +55,7 @@ def convert(
         crop=CROPS[levels],
         width=int(weights[FIRST].shape[0]),
         multipliers=LEVELS[levels],
+        skips="additive" if len(weights[DECODER]) == len(weights[MIDDLE]) else "concat",
         known="scaled" if mode == "always_known_healthy" else "clean",
     )
     return replace(config, **overrides), dict(weights)

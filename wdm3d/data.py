@@ -18,12 +18,14 @@ from synth.case import Case, region
 from synth.dataset import ArrayCache, Arrays, bias_field, fingerprint, gamma
 from synth.errors import SynthError
 from synth.fill import mirror_axis
+from synth.metrics import intensity_window
 from synth.placement import Site, components, place, site
 from synth.prepare import HIGH_PERCENTILE, brain_mask, prepare
 from synth.seeding import mix
 from synth.volume import Volume
+from wdm3d.boxes import box_around, crop
 from wdm3d.config import Config
-from wdm3d.scene import BACKGROUND, Scene, box_around, brain_frame, crop, view
+from wdm3d.scene import BACKGROUND, Scene, brain_frame, view
 
 DILATION_MM = 5.0
 MIN_COMPONENT_MM3 = 800.0
@@ -118,6 +120,10 @@ class InpaintingData:
         if "healthy" in case.files:
             healthy = case.load("healthy").data
             arrays["healthy"] = prepared.frame.bring(healthy, nearest=True)[0]
+            voided = np.where(healthy[0] | unhealthy, 0, image.data[0])
+            low, high = prepared.low[0], prepared.high[0]
+            window = (np.array(intensity_window(voided)) - low) * (2 / (high - low)) - 1
+            arrays["window"] = window.astype(np.float32)
         arrays["axis_sum"] = np.array(mirror_axis(prepared.data[0], ~sick))
         return arrays
 
@@ -155,9 +161,12 @@ class InpaintingData:
             centre=centre,
             reach=reach,
         )
-        if self.config.augment and not self.fixed and rng.random() < 0.5:
+        if self.fixed:
+            window = (arrays["window"] + 1) * gains(image, known)[0, 0, 0] - 1
+            return item_of(scene, roi, self.config, None) | {"window": window}
+        if self.config.augment and rng.random() < 0.5:
             scene, roi = flipped(scene), roi[::-1]
-        return item_of(scene, roi, self.config, rng if not self.fixed else None)
+        return item_of(scene, roi, self.config, rng)
 
     def _site(self, index: int) -> Site:
         if index not in self._sites:
@@ -169,9 +178,13 @@ class InpaintingData:
 
 def fitted(image: np.ndarray, known: np.ndarray) -> np.ndarray:
     """Refit the intensity scale on what is known beside the hole, as inference does."""
+    return (image + 1) * gains(image, known) - 1
+
+
+def gains(image: np.ndarray, known: np.ndarray) -> np.ndarray:
+    """(C, 1, 1, 1): what stretches known tissue, seen from background -1, to +1 again."""
     high = np.array([np.percentile(c[known], HIGH_PERCENTILE) for c in image])
-    gain = np.float32(2 / (high + 1)).reshape(-1, 1, 1, 1)
-    return (image + 1) * gain - 1
+    return np.float32(2 / (high + 1)).reshape(-1, 1, 1, 1)
 
 
 def flipped(scene: Scene) -> Scene:

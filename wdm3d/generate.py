@@ -8,21 +8,17 @@ Outside the mask every voxel is the input's own, bit for bit.
 
 from __future__ import annotations
 
-import itertools
 import logging
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import torch
-from scipy import ndimage
 from torch import Tensor
 
 from synth import checkpoint
-from synth.case import Case, region
 from synth.check import require_usable_mask
 from synth.diffusion import Denoiser, Schedule, alpha_sigma
 from synth.errors import SynthError
@@ -32,37 +28,17 @@ from synth.sampling import Step, ddim, ddpm, dpmpp_2m, levels, noise_like, noise
 from synth.seeding import generator
 from synth.volume import Volume
 from synth.wavelet import any_in_block
+from wdm3d.air import AIR, beyond, emptied, grounded
+from wdm3d.boxes import Box, add, box_around, crop, regions, tiles
 from wdm3d.config import Config
-from wdm3d.data import dilated_tumour, load_images
 from wdm3d.modes import Batch, Mode, mode_of
+from wdm3d.plan import Plan
 from wdm3d.recipe import schedule_of
-from wdm3d.scene import Box, Scene, box_around, brain_frame, crop, view
+from wdm3d.scene import BACKGROUND, Scene, brain_frame, view
 
-AIR = -0.85  # painted values below this are background: the darkest CSF is well above it
 TILE_LIMIT = 2.0  # boxes beyond this many crop edges are painted in tiles
 
-Sampler = Literal["dpmpp_2m", "ddim", "ddpm"]
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Plan:
-    """How an estimate is made of the network."""
-
-    estimate: Literal["mean", "sample"] = "mean"
-    """mean: the posterior mean, one call from pure noise; sample: a draw by the sampler."""
-    samples: int = 1
-    """mean: calls that are averaged. sample: draws, whose spread is written; the first is kept."""
-    steps: int = 16
-    """Network calls of a draw."""
-    sampler: Sampler = "dpmpp_2m"
-    """Solver of a draw."""
-    spacing: Literal["logsnr", "karras", "uniform"] = "logsnr"
-    """Where the noise levels of a draw lie."""
-
-    def __post_init__(self) -> None:
-        if self.samples < 1 or self.steps < 1:
-            raise SynthError("samples and steps are at least 1")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -94,7 +70,7 @@ def inpaint(
         mask: what to paint; what the scan holds there is never read.
         model: a loaded checkpoint or where it is.
         seed: with `name`, fixes every draw, whatever else runs before or beside it.
-        plan: how to sample; default one call.
+        plan: how to sample; default what suits the model.
         name: the case's id.
         device: where a path's model is loaded to.
     """
@@ -109,14 +85,20 @@ def inpaint(
             hint="give one scan for each of them, in that order",
         )
     require_usable_mask(hole, image, ("image", "mask"))
-    known = ~hole.data[0]
+    known, image = ~hole.data[0], emptied(image, hole.data[0])
     prepared = prepare(
-        image, known=known, include=hole.data[0], divisor=2, spacing_mm=config.spacing_mm
+        grounded(image, known),
+        known=known,
+        include=hole.data[0],
+        divisor=2,
+        spacing_mm=config.spacing_mm,
     )
+    scene, brain = _scene(prepared, known)
     painter = Painter(loaded, plan or Plan(), seed, name)
-    painted, spread = painter.paint(_scene(prepared, known))
+    painted, spread = painter.paint(scene)
+    painted[:, beyond(brain, scene.hole, scene.axis_sum, config.spacing_mm)] = BACKGROUND
     return Inpainted(
-        image=_finished(prepared, painted, hole.data[0]),
+        image=_finished(image, prepared, painted, hole.data[0]),
         spread=None if spread is None else _spread(prepared, spread, hole.data[0]),
         facts={
             "network_calls": painter.calls,
@@ -139,18 +121,20 @@ def load(path: str | Path, device: str = "cpu") -> checkpoint.Checkpoint:
     return loaded
 
 
-def _scene(prepared: Prepared, known: np.ndarray) -> Scene:
+def _scene(prepared: Prepared, known: np.ndarray) -> tuple[Scene, np.ndarray]:
+    """Return the scene and the known brain, both in the model's frame."""
     frame = prepared.frame
     hole = ~frame.bring(known[None], fill=True, nearest=True)[0]
-    inside = brain_mask(prepared.original) & known
-    centre, reach = brain_frame(frame.bring(inside[None], nearest=True)[0])
-    return Scene(
+    brain = frame.bring((brain_mask(prepared.original) & known)[None], nearest=True)[0]
+    centre, reach = brain_frame(brain)
+    scene = Scene(
         image=prepared.data,
         hole=hole,
         axis_sum=mirror_axis(prepared.data[0], ~hole),
         centre=centre,
         reach=reach,
     )
+    return scene, brain
 
 
 class Painter:
@@ -158,7 +142,8 @@ class Painter:
 
     def __init__(self, loaded: checkpoint.Checkpoint, plan: Plan, seed: int, name: str) -> None:
         self.config: Config = loaded.config
-        self.model, self.plan, self.seed, self.name = loaded.model, plan, seed, name
+        self.model, self.seed, self.name = loaded.model, seed, name
+        self.plan = plan.suited_to(self.config)
         self.mode: Mode = mode_of(self.config)
         self.schedule: Schedule = schedule_of(self.config)
         self.device = next(loaded.model.parameters()).device
@@ -187,38 +172,47 @@ class Painter:
         return levels(self.schedule, self.plan.steps, self.plan.spacing)
 
     def _region(self, scene: Scene, region: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        box = self.box_of(region)
-        if max(s.stop - s.start for s in box) > TILE_LIMIT * self.config.crop:
+        box, edge = self.box_of(region), self.config.crop
+        if max(s.stop - s.start for s in box) <= TILE_LIMIT * edge:
+            try:
+                return self._blended(scene, region, [(box, np.ones(1, np.float32))])
+            except (RuntimeError, MemoryError) as error:  # torch has its own and several others
+                _require_out_of_memory(error)
+            edge = max(edge // 2 // self.config.divisor, 1) * self.config.divisor
+            log.warning("%s: out of memory, painting in tiles of %d voxels", self.name, edge)
+        else:
             log.info("%s: a region of %d voxels is painted in tiles", self.name, region.sum())
-            return self._blended(scene, region, tiles(box, self.config.crop))
         try:
-            return self._blended(scene, region, [(box, np.ones(1, np.float32))])
-        except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
-            if "memory" not in str(error).lower():
-                raise
-        log.warning("%s: out of memory, painting in tiles of %d", self.name, self.config.crop)
-        return self._blended(scene, region, tiles(box, self.config.crop))
+            return self._blended(scene, region, tiles(box, edge))
+        except (RuntimeError, MemoryError) as error:
+            _require_out_of_memory(error)
+            raise SynthError(
+                f"{self.name}: out of memory even in tiles of {edge} voxels",
+                hint="free memory on the device, or use --device cpu",
+            ) from error
 
     def _blended(
         self, scene: Scene, region: np.ndarray, parts: Iterable[tuple[Box, np.ndarray]]
     ) -> tuple[np.ndarray, np.ndarray]:
         """Return (first draw, spread) of a region, each a weighted sum of its boxes."""
         first, deviation = np.zeros_like(scene.image), np.zeros_like(scene.image)
-        for box, weight in parts:
+        for part, (box, weight) in enumerate(parts):
             if crop(region, box, False).any():
-                draws = self.draw_box(scene, region, box)
+                draws = self.draw_box(scene, region, box, part)
                 spread = draws.std(axis=0, ddof=1) if len(draws) > 1 else np.zeros_like(draws[0])
                 add(first, weight * draws[0], box)
                 add(deviation, weight * spread, box)
         return first, deviation
 
-    def draw_box(self, scene: Scene, region: np.ndarray, box: tuple[slice, ...]) -> np.ndarray:
-        """Return (K, C, …) images of a box: K draws, or one mean."""
+    def draw_box(
+        self, scene: Scene, region: np.ndarray, box: Box, part: int = 0
+    ) -> np.ndarray:  # (K, C, …)
+        """Return images of a box, the part-th of its region: K draws, or one mean."""
         arrays = view(scene, region, box, self.config)
         one: Batch = {k: torch.from_numpy(v)[None].to(self.device) for k, v in arrays.items()}
         found = []
         for k in range(self.plan.samples):
-            noise = generator(self.seed, self.name, self.regions, k)
+            noise = generator(self.seed, self.name, self.regions, part, k)
             state = (
                 self._mean(one, noise) if self.plan.estimate == "mean" else self._draw(one, noise)
             )
@@ -250,7 +244,9 @@ class Painter:
         denoise = self._denoiser(batch)
         if self.config.mode == "default":
             known = self.mode.state(batch["known"], batch)
-            inside = any_in_block(batch["roi"] > 0)
+            inside = batch["roi"] > 0
+            for _ in range(self.config.wavelet_levels):
+                inside = any_in_block(inside)
             denoise = with_known(denoise, known, inside, noised(known, [source]))
         start = self._noise(batch, source)
         for step in self._steps(denoise, start, source):
@@ -266,72 +262,25 @@ class Painter:
         return ddpm(denoise, start, walk, [source], variance="small")
 
 
-def regions(hole: np.ndarray, reach: int) -> list[np.ndarray]:
-    """Split a hole into what is painted together: components, joined while they fit in `reach`."""
-    labels, count = ndimage.label(hole, np.ones((3, 3, 3)))
-    boxes = [
-        (np.array([s.start for s in b]), np.array([s.stop for s in b]), [number])
-        for number, b in enumerate(ndimage.find_objects(labels), start=1)
-    ]
-    assert len(boxes) == count
-    merged: list[tuple[np.ndarray, np.ndarray, list[int]]] = []
-    for low, high, numbers in boxes:
-        for i, (a, b, members) in enumerate(merged):
-            union = np.minimum(a, low), np.maximum(b, high)
-            if (union[1] - union[0] <= reach).all():
-                merged[i] = (*union, [*members, *numbers])
-                break
-        else:
-            merged.append((low, high, numbers))
-    return [np.isin(labels, members) for _, _, members in merged]
+def _require_out_of_memory(error: Exception) -> None:
+    """Raise the error again unless memory is what it lacked."""
+    named = isinstance(error, MemoryError | torch.OutOfMemoryError)
+    if not named and "memory" not in str(error).lower():  # the CPU's allocator has no class
+        raise error
 
 
-def tiles(box: Box, edge: int) -> Iterator[tuple[Box, np.ndarray]]:
-    """Cover a box with half-overlapping cubes; their weights, tents, sum to one inside."""
-    tent = np.minimum(np.arange(edge) + 0.5, edge - np.arange(edge) - 0.5) / (edge / 2)
-    weight = (tent[:, None, None] * tent[:, None] * tent).astype(np.float32)
-    starts = [range(s.start - edge // 2, s.stop, edge // 2) for s in box]
-    for corner in itertools.product(*starts):
-        yield tuple(slice(a, a + edge) for a in corner), weight
-
-
-def add(total: np.ndarray, part: np.ndarray, box: Box) -> None:
-    """Add a box's values to the volume, leaving out what sticks out of it."""
-    inside = [
-        slice(max(s.start, 0), min(s.stop, n)) for s, n in zip(box, total.shape[1:], strict=True)
-    ]
-    source = [slice(i.start - s.start, i.stop - s.start) for i, s in zip(inside, box, strict=True)]
-    total[(slice(None), *inside)] += part[(slice(None), *source)]
-
-
-def _finished(prepared: Prepared, painted: np.ndarray, mask: np.ndarray) -> Volume:
+def _finished(image: Volume, prepared: Prepared, painted: np.ndarray, mask: np.ndarray) -> Volume:
     """Carry the painted region home; what came out as dark as air is background."""
-    image = prepared.undo(painted, touched=mask)
-    each = zip(image.data, prepared.original.data, prepared.low, prepared.high, strict=True)
-    for channel, original, low, high in each:
+    result = np.where(mask, prepared.undo(painted, touched=mask).data, image.data)
+    for channel, original, low, high in zip(
+        result, image.data, prepared.low, prepared.high, strict=True
+    ):
         air = mask & (channel < low + (AIR + 1) / 2 * (high - low))
         channel[air] = background_of(original)
-    return image
+    return image.with_data(result.astype(np.float32))
 
 
 def _spread(prepared: Prepared, spread: np.ndarray, mask: np.ndarray) -> Volume:
     scale = (np.array(prepared.high) - prepared.low).reshape(-1, 1, 1, 1) / 2
     native = prepared.frame.back((spread * scale).astype(np.float32))
     return prepared.original.with_data(np.where(mask, np.maximum(native, 0), 0))
-
-
-def scans_of(case: Case, config: Config) -> tuple[Volume, list[Path]]:
-    """Return the scan to fill, one channel a contrast, and its files; a voided t1n will do."""
-    if config.modalities == ("t1n",) and "t1n" not in case.files:
-        return case.load("voided"), [case.path("voided")]
-    return load_images(case, config.modalities), [case.path(m) for m in config.modalities]
-
-
-def hole_of(case: Case, image: Volume) -> tuple[Volume, Path]:
-    """Return what to paint and the file it follows from: the mask, or the dilated tumour."""
-    if "mask" in case.files or "seg" not in case.files:
-        return case.load("mask"), case.path("mask")
-    labels = case.load("seg")
-    image.require_same_grid(labels, ("image", "seg"))
-    tumour = region(labels.data[0], case.scheme, "WT")
-    return labels.with_data(dilated_tumour(tumour, image.spacing_mm)), case.path("seg")

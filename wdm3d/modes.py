@@ -13,8 +13,9 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from synth.errors import SynthError
 from synth.wavelet import dwt3, idwt3
-from wdm3d.config import BANDS, Config
+from wdm3d.config import Config
 
 Batch = dict[str, Tensor]
 
@@ -45,14 +46,33 @@ class Mode(Protocol):
 
 def mode_of(config: Config) -> Mode:
     """Return the strategy a configuration names."""
+    if config.mode == "contrast":
+        raise SynthError(
+            "this model draws a missing contrast from three others and fills no hole",
+            hint="inpainting needs a model of another mode; `synth info` shows it",
+        )
     kinds = {"default": Default, "always_known_healthy": AlwaysKnownHealthy, "context": Context}
     return kinds[config.mode](config)
 
 
+def analyse(image: Tensor, config: Config) -> Tensor:
+    """Haar bands of an image: (B, C, x, y, z) → (B, C · 8^L, x/2^L, y/2^L, z/2^L)."""
+    for _ in range(config.wavelet_levels):
+        image = dwt3(image)
+    return image
+
+
+def synthesise(bands: Tensor, config: Config) -> Tensor:
+    """Undo `analyse`."""
+    for _ in range(config.wavelet_levels):
+        bands = idwt3(bands)
+    return bands
+
+
 def low_scale(config: Config, like: Tensor) -> Tensor:
-    """(8C, 1, 1, 1): 1 / low_divisor for each contrast's low band, 1 for the others."""
-    scale = torch.ones(BANDS, device=like.device, dtype=like.dtype)
-    scale[0] = 1 / config.low_divisor
+    """(C · 8^L, 1, 1, 1): 1 / low_divisor^L for each contrast's low band, 1 for the others."""
+    scale = torch.ones(config.bands_each, device=like.device, dtype=like.dtype)
+    scale[0] = config.low_divisor**-config.wavelet_levels
     return scale.repeat(len(config.modalities)).view(-1, 1, 1, 1)
 
 
@@ -65,7 +85,7 @@ class Default:
     def state(self, image: Tensor, batch: Batch) -> Tensor:
         """Bands of the image, the low one divided."""
         del batch
-        return dwt3(image) * low_scale(self.config, image)
+        return analyse(image, self.config) * low_scale(self.config, image)
 
     def confine(self, bands: Tensor, batch: Batch) -> Tensor:
         """States are everywhere."""
@@ -84,7 +104,7 @@ class Default:
     def image(self, state: Tensor, batch: Batch) -> Tensor:
         """Undo the bands."""
         del batch
-        return idwt3(state / low_scale(self.config, state))
+        return synthesise(state / low_scale(self.config, state), self.config)
 
 
 @dataclass(frozen=True)
@@ -98,28 +118,29 @@ class AlwaysKnownHealthy:
 
     def state(self, image: Tensor, batch: Batch) -> Tensor:
         """Bands of what is inside the hole."""
-        return dwt3(image * batch["roi"]) * low_scale(self.config, image)
+        return analyse(image * batch["roi"], self.config) * low_scale(self.config, image)
 
     def confine(self, bands: Tensor, batch: Batch) -> Tensor:
         """Cut the hole out, as an image; blocks wholly inside keep unit noise in every band."""
-        return self.state(idwt3(bands / low_scale(self.config, bands)), batch)
+        return self.state(synthesise(bands / low_scale(self.config, bands), self.config), batch)
 
     def answer(self, output: Tensor, batch: Batch) -> Tensor:
         """Clamp the answered image to [-1, 1] and cut the hole out of it."""
-        whole = idwt3(output / low_scale(self.config, output))
+        whole = synthesise(output / low_scale(self.config, output), self.config)
         return self.state(whole.clamp(-1, 1), batch)
 
     def inputs(self, x_t: Tensor, alpha: Tensor, batch: Batch) -> Tensor:
         """The noisy hole in known tissue, and the mask's bands."""
         scale = low_scale(self.config, x_t)
-        known = dwt3(batch["known"] * (1 - batch["roi"])) * scale
+        known = analyse(batch["known"] * (1 - batch["roi"]), self.config) * scale
         if self.config.known == "scaled":
             known = known * alpha
-        return torch.cat([x_t + known, dwt3(batch["roi"]) * scale[:BANDS]], dim=1)
+        mask = analyse(batch["roi"], self.config) * scale[: self.config.bands_each]
+        return torch.cat([x_t + known, mask], dim=1)
 
     def image(self, state: Tensor, batch: Batch) -> Tensor:
         """Paste the hole into the known tissue."""
-        painted = idwt3(state / low_scale(self.config, state)) * batch["roi"]
+        painted = synthesise(state / low_scale(self.config, state), self.config) * batch["roi"]
         return painted + batch["known"] * (1 - batch["roi"])
 
 
@@ -132,11 +153,11 @@ class Context:
     def state(self, image: Tensor, batch: Batch) -> Tensor:
         """Bands of the residual inside the hole, about unit variance."""
         residual = (image - self.base(batch)) * batch["roi"]
-        return dwt3(residual / self.config.residual_scale)
+        return analyse(residual / self.config.residual_scale, self.config)
 
     def confine(self, bands: Tensor, batch: Batch) -> Tensor:
         """Cut the hole out."""
-        return dwt3(idwt3(bands) * batch["roi"])
+        return analyse(synthesise(bands, self.config) * batch["roi"], self.config)
 
     def answer(self, output: Tensor, batch: Batch) -> Tensor:
         """Keep the inside of the hole, no darker than background."""
@@ -147,11 +168,11 @@ class Context:
         del alpha
         names = ("known", "fills", "roi", "hole", "reflected")
         shown = torch.cat([batch[n] for n in names], dim=1)
-        return torch.cat([x_t, dwt3(shown), batch["places"]], dim=1)
+        return torch.cat([x_t, analyse(shown, self.config), batch["places"]], dim=1)
 
     def image(self, state: Tensor, batch: Batch) -> Tensor:
         """Add the residual to the fill, inside the hole."""
-        painted = self.base(batch) + self.config.residual_scale * idwt3(state)
+        painted = self.base(batch) + self.config.residual_scale * synthesise(state, self.config)
         return torch.where(batch["roi"] > 0, painted, batch["known"])
 
     def base(self, batch: Batch) -> Tensor:

@@ -12,7 +12,7 @@ from wdm3d.config import Config
 
 def build(config: Config) -> nn.Module:
     """Build the network: (x, t) → (B, bands, …), x = cat(x_t, condition), t in timesteps."""
-    return AtlasUNet(config) if config.atlas else UNet(config.unet())
+    return AtlasUNet(config) if config.has_atlas else UNet(config.unet())
 
 
 class AtlasUNet(nn.Module):

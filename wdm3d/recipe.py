@@ -15,11 +15,11 @@ from torch.optim import AdamW, Optimizer
 from synth.case import Case
 from synth.dataset import ArrayCache
 from synth.diffusion import Schedule, alpha_sigma
+from synth.metrics import inpainting_metrics
 from synth.volume import Volume
-from synth.wavelet import dwt3, idwt3
 from wdm3d.config import Config
 from wdm3d.data import InpaintingData
-from wdm3d.modes import Batch, low_scale, mode_of
+from wdm3d.modes import Batch, analyse, low_scale, mode_of, synthesise
 from wdm3d.network import AtlasUNet, build
 from wdm3d.scene import brain_frame
 
@@ -92,20 +92,18 @@ class Recipe:
     def _image_error(self, answer: Tensor, batch: Batch) -> Tensor:
         """Predicted − true voxels, in units of the state."""
         if self.config.mode == "context":
-            return idwt3(answer - self.mode.state(batch["truth"], batch))
-        return idwt3(answer / low_scale(self.config, answer)) - batch["truth"]
+            return synthesise(answer - self.mode.state(batch["truth"], batch), self.config)
+        return synthesise(answer / low_scale(self.config, answer), self.config) - batch["truth"]
 
     @torch.no_grad()
     def validate(self, batch: Batch) -> dict[str, float]:
-        """The one-call estimate against the truth, inside the healthy mask."""
-        painted = self.mean_estimate(batch)
-        inside = (batch["roi"] > 0).expand_as(painted)
-        error = ((painted - batch["truth"])[inside] / 2).clamp(-1, 1)  # intensities of [0, 1]
-        mse = error.square().mean()
-        return {
-            "loss": float(mse),
-            "psnr_01": float(-10 * mse.log10()),
-            "mae": float(error.abs().mean()),
+        """The official metrics of the one-call estimate, inside the healthy mask."""
+        painted, truth = self.mean_estimate(batch)[0, 0], batch["truth"][0, 0]
+        low, high = batch["window"][0].tolist()
+        mask = (batch["roi"][0, 0] > 0).cpu().numpy()
+        scores = inpainting_metrics(painted.cpu().numpy(), truth.cpu().numpy(), (low, high), mask)
+        return {name: scores[name] for name in ("ssim", "psnr_01", "mse", "mae")} | {
+            "loss": scores["mse"]
         }
 
     def mean_estimate(self, batch: Batch) -> Tensor:
@@ -143,23 +141,24 @@ def assemble(
 def mean_brain(items: InpaintingData) -> Tensor | None:
     """Average the training brains in normalised coordinates, as bands: where the atlas starts."""
     config = items.config
-    if not config.atlas:
+    if not config.has_atlas:
         return None
     total = torch.zeros(1, config.bands, *[config.atlas] * 3)
     weight = torch.zeros_like(total)
     line = torch.linspace(-1, 1, config.atlas)
+    step = 2**config.wavelet_levels
     for index in range(len(items)):
         arrays = items.prepared(index)
         centre, reach = (torch.from_numpy(v).float() for v in brain_frame(arrays["brain"]))
-        even = [slice(0, n // 2 * 2) for n in arrays["image"].shape[1:]]
+        even = [slice(0, n // step * step) for n in arrays["image"].shape[1:]]
         image = torch.from_numpy(np.array(arrays["image"][(slice(None), *even)]))
         healthy = torch.from_numpy(~arrays["unhealthy"][tuple(even)]).float()
         size = torch.tensor(image.shape[1:])
         places = torch.stack(torch.meshgrid(line, line, line, indexing="ij"), -1)
-        voxel = places * reach + centre  # on the image; the bands' voxel i is at 2 i + 1/2
+        voxel = places * reach + centre  # on the image; a band's voxel covers `step` of them
         grid = ((voxel + 0.5) / size * 2 - 1).flip(-1)[None].float()
-        bands = dwt3(torch.where(healthy > 0, image, -1.0)[None])
-        seen = F.avg_pool3d(healthy[None, None], 2)
+        bands = analyse(torch.where(healthy > 0, image, -1.0)[None], config)
+        seen = F.avg_pool3d(healthy[None, None], step)
         look_up = functools.partial(F.grid_sample, padding_mode="border", align_corners=False)
         share = (look_up(seen, grid) > 0.99).float()
         total += share * look_up(bands, grid)

@@ -13,10 +13,10 @@ from scipy import ndimage
 
 from synth.dataset import Arrays
 from synth.fill import harmonic, mirror_rim_fill, reflect
+from wdm3d.boxes import Box, crop
 from wdm3d.config import Config
 
 BACKGROUND = -1.0
-Box = tuple[slice, ...]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -43,41 +43,12 @@ def brain_frame(brain: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return (low + high) / 2, np.maximum((high - low) / 2, 1)
 
 
-def box_around(region: np.ndarray, edge: int, divisor: int) -> Box:
-    """Return a box of at least `edge` voxels about a region, larger if the region asks for it.
-
-    It may stick out of the volume; `crop` pads.
-    """
-    (inner,) = ndimage.find_objects(region.astype(np.uint8))
-    slices = []
-    for s in inner:
-        # A quarter of the edge is context; a region that leaves less gets a larger box.
-        wanted = max(edge, s.stop - s.start + edge // 4)
-        size = -(-wanted // divisor) * divisor
-        start = (s.start + s.stop - size) // 2
-        slices.append(slice(start, start + size))
-    return tuple(slices)
-
-
-def crop(data: np.ndarray, box: Box, fill: float) -> np.ndarray:
-    """Cut a box out of (…, x, y, z), padding where it sticks out."""
-    lead = data.shape[:-3]
-    result = np.full((*lead, *[s.stop - s.start for s in box]), fill, data.dtype)
-    inside = [
-        slice(max(s.start, 0), min(s.stop, n)) for s, n in zip(box, data.shape[-3:], strict=True)
-    ]
-    target = [slice(i.start - s.start, i.stop - s.start) for i, s in zip(inside, box, strict=True)]
-    if all(i.stop > i.start for i in inside):
-        result[(..., *target)] = data[(..., *inside)]
-    return result
-
-
 def view(scene: Scene, region: np.ndarray, box: Box, config: Config) -> Arrays:
     """Return what is known about a region of the hole, cropped to the box.
 
     known (C, …) has background in the hole; roi and hole are (1, …); in context mode `fills` is
     (3C, …): rim-corrected mirror, harmonic, mirror image; `reflected` (1, …) says where the other
-    hemisphere is known, and `places` (3, …/2) are brain coordinates of the wavelet grid.
+    hemisphere is known, and `places` (3, …/2^L) are brain coordinates of the wavelet grid.
     """
     known = np.where(scene.hole, np.float32(BACKGROUND), scene.image)
     arrays = {
@@ -91,7 +62,7 @@ def view(scene: Scene, region: np.ndarray, box: Box, config: Config) -> Arrays:
         arrays["fills"] = crop(together.astype(np.float32), box, BACKGROUND)
         seen = reflect(~scene.hole, scene.axis_sum, fill=False)
         arrays["reflected"] = crop(seen[None].astype(np.float32), box, 0)
-        arrays["places"] = _places(scene, box)
+        arrays["places"] = _places(scene, box, 2**config.wavelet_levels)
     return arrays
 
 
@@ -103,9 +74,10 @@ def _fills(
     return bent, harmonic(known, region), reflect(known, scene.axis_sum, BACKGROUND)
 
 
-def _places(scene: Scene, box: Box) -> np.ndarray:
+def _places(scene: Scene, box: Box, step: int) -> np.ndarray:
+    """Coordinates of the wavelet grid's voxels, which lie between `step` voxels of the image."""
     axes = [
-        (np.arange(s.start, s.stop, 2) + 0.5 - c) / r
+        (np.arange(s.start, s.stop, step) + (step - 1) / 2 - c) / r
         for s, c, r in zip(box, scene.centre, scene.reach, strict=True)
     ]
     return np.stack(np.meshgrid(*axes, indexing="ij")).astype(np.float32)

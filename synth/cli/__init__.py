@@ -7,7 +7,6 @@ is called.
 from __future__ import annotations
 
 import importlib
-import logging
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -77,10 +76,10 @@ def run(verb: str, words: list[str]) -> int:
     parser = build(work, prog=f"synth {verb}", settings=settings)
     parser.add_argument("-v", "--verbose", action="store_true", help="say more")
     values = parser.parse(words)
-    logging.basicConfig(
-        level=logging.DEBUG if values.pop("verbose") else logging.INFO,
-        format="%(message)s",
-        stream=sys.stderr,
-        force=True,
-    )
-    return int(work(**values) or 0)
+    from synth import log
+
+    log.configure(1 if values.pop("verbose") else 0)
+    try:
+        return int(work(**values) or 0)
+    finally:
+        log.silence()

@@ -5,11 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from synth.config import did_you_mean
 from synth.errors import SynthError
 
 if TYPE_CHECKING:
     from synth.case import Case
     from synth.volume import Volume
+    from wdm3d.plan import Plan
 
 # The predecessor's STEPS_SCHEDULER words → (sampler, spacing)
 SCHEDULERS = {
@@ -26,12 +28,14 @@ def inpaint(
     model: Path = Path("weights/wdm3d"),
     mask: Path | None = None,
     seg: Path | None = None,
-    estimate: Literal["mean", "sample"] = "mean",
+    estimate: Literal["mean", "sample"] | None = None,
     samples: int = 1,
-    steps: int = 16,
-    sampler: Literal["dpmpp_2m", "ddim", "ddpm"] = "dpmpp_2m",
-    spacing: Literal["logsnr", "karras", "uniform"] = "logsnr",
+    steps: int | None = None,
+    sampler: Literal["dpmpp_2m", "ddim", "ddpm"] | None = None,
+    spacing: Literal["logsnr", "karras", "uniform"] | None = None,
     steps_scheduler: str | None = None,
+    mode: str | None = None,
+    schedule: str | None = None,
     begin: int = 0,
     end: str = "end",
     shard: str = "0/1",
@@ -44,8 +48,8 @@ def inpaint(
 
     A case needs t1n or t1n-voided, and a mask; where it has only a segmentation, the mask is the
     whole tumour, holes filled, dilated by 5 mm. Finished cases are skipped: the same command goes
-    on. Writes <case>-t1n-inference.nii.gz and a JSON record beside it; with several samples also
-    <case>-t1n-sd.nii.gz.
+    on. Writes <case>-t1n-inference.nii.gz, with several samples also <case>-t1n-sd.nii.gz, and
+    a JSON record of each case into records/.
 
     Args:
         data: folder of cases in any BraTS naming, or one scan (then with --mask or --seg).
@@ -53,12 +57,15 @@ def inpaint(
         model: wdm3d checkpoint folder.
         mask: the mask of a single scan.
         seg: the segmentation of a single scan.
-        estimate: mean is the posterior mean in one network call, sample a draw of the sampler.
+        estimate: mean is the posterior mean in one network call, sample a draw of the sampler;
+            default sample where a flag of the sampler is given, else what suits the model.
         samples: calls to average (mean), or draws whose spread is written (sample).
-        steps: network calls of a draw.
-        sampler: solver of a draw.
-        spacing: where its noise levels lie.
+        steps: network calls of a draw [20].
+        sampler: solver of a draw [dpmpp_2m].
+        spacing: where its noise levels lie [logsnr].
         steps_scheduler: the predecessor's word for sampler and spacing.
+        mode: refuse a model of another mode (it knows its own).
+        schedule: refuse a model of another noise schedule (it knows its own).
         begin: first case.
         end: case to stop before, or end.
         shard: i/n, the i-th of n equal shares, for arrays of jobs.
@@ -69,22 +76,15 @@ def inpaint(
     """
     from synth.batch import chosen, run_batch
     from synth.devices import pick
-    from wdm3d.generate import Plan, load
+    from wdm3d.generate import load
 
-    if steps_scheduler is not None:
-        if steps_scheduler not in SCHEDULERS:
-            from synth.config import did_you_mean
-
-            raise SynthError(
-                f"STEPS_SCHEDULER {steps_scheduler} never worked and is not taken over",
-                hint=did_you_mean(steps_scheduler, SCHEDULERS),
-            )
-        sampler, spacing = SCHEDULERS[steps_scheduler]  # ty: ignore[invalid-assignment]
-        estimate = "sample"
-    plan = Plan(estimate=estimate, samples=samples, steps=steps, sampler=sampler, spacing=spacing)
-    loaded = load(model, pick(device))
+    solver = {"steps": steps, "sampler": sampler, "spacing": spacing}
+    plan = _plan(estimate, samples, solver | _scheduler(steps_scheduler))
     last = None if end == "end" else int(end) if end.isdigit() else _bad_end(end)
     cases = chosen(_cases(data, mask, seg, scheme), begin=begin, end=last, shard=shard)
+    loaded = load(model, pick(device))
+    _require_trained_as(loaded.config, model, mode, schedule)
+    plan = plan.suited_to(loaded.config)
     arguments = {"seed": seed, "model": str(model), "device": device, **vars(plan)}
 
     def target(case: Case) -> Path:
@@ -99,12 +99,52 @@ def inpaint(
     return 2 if failed else 0
 
 
+def _scheduler(word: str | None) -> dict[str, str]:
+    if word is None:
+        return {}
+    if word not in SCHEDULERS:
+        raise SynthError(
+            f"STEPS_SCHEDULER {word} never worked and is not taken over",
+            hint=did_you_mean(word, SCHEDULERS),
+        )
+    sampler, spacing = SCHEDULERS[word]
+    return {"sampler": sampler, "spacing": spacing}
+
+
+def _plan(estimate: str | None, samples: int, solver: dict[str, Any]) -> Plan:
+    from wdm3d.plan import Plan
+
+    given = {k: v for k, v in solver.items() if v is not None}
+    if given and estimate == "mean":
+        raise SynthError(
+            f"--{next(iter(given))} has no meaning for the mean, which is one network call",
+            hint="--estimate sample draws in several steps; --samples averages several means",
+        )
+    chosen: Any = "sample" if given else estimate
+    return Plan(estimate=chosen, samples=samples, **given)
+
+
+def _require_trained_as(config: Any, model: Path, mode: str | None, schedule: str | None) -> None:
+    """Refuse a model of another mode or schedule: neither can be changed after training."""
+    from wdm3d.history import translate
+
+    wanted = translate({"mode": mode, "schedule": schedule})
+    for name in ("mode", "schedule"):
+        own = getattr(config, name)
+        if wanted.get(name) not in (None, own):
+            raise SynthError(
+                f"{model} was trained with {name} {own}, not {wanted[name]}",
+                hint="leave it out: a checkpoint knows what it was trained as",
+            )
+
+
 def _bad_end(end: str) -> int:
     raise SynthError(f"--end {end}", hint="a whole number, or end")
 
 
 def _cases(data: Path, mask: Path | None, seg: Path | None, scheme: str) -> list[Case]:
-    from synth.case import Case, discover, guess_scheme, require_unique, split_name
+    from synth.case import discover, require_unique
+    from wdm3d.cases import case_of
 
     if mask is None and seg is None:
         cases = discover(data, scheme=scheme)
@@ -112,17 +152,13 @@ def _cases(data: Path, mask: Path | None, seg: Path | None, scheme: str) -> list
         return cases
     if not data.is_file():
         raise SynthError("--mask and --seg go with a single scan", hint=f"{data} is not a file")
-    named = split_name(data)
-    case_id = named[0] if named else data.name.removesuffix(".gz").removesuffix(".nii")
-    files = {"t1n": data} | {r: p for r, p in (("mask", mask), ("seg", seg)) if p}
-    chosen = guess_scheme(case_id) if scheme == "auto" else scheme
-    return [Case(id=case_id, files=files).with_scheme(chosen)]
+    return [case_of(data, mask=mask, seg=seg, scheme=scheme)]
 
 
 def _paint(case: Case, target: Path, loaded: Any, plan: Any, arguments: dict[str, Any]) -> str:
     from synth.config import write_json
     from synth.manifest import manifest
-    from wdm3d.generate import hole_of, scans_of
+    from wdm3d.cases import hole_of, scans_of
     from wdm3d.generate import inpaint as paint
 
     image, sources = scans_of(case, loaded.config)
@@ -132,7 +168,8 @@ def _paint(case: Case, target: Path, loaded: Any, plan: Any, arguments: dict[str
     record = manifest("inpaint", arguments, [*sources, mask_source], **result.facts)
     if result.spread is not None:
         _save(result.spread, target, names, "sd")
-    write_json(target.with_name(f"{case.id}-inference.json"), record)
+    # A folder of its own: challenge containers may put nothing beside the scans.
+    write_json(target.parent / "records" / f"{case.id}.json", record)
     _save(result.image, target, names, "inference")  # last: its presence means done
     return f"{result.facts['network_calls']} calls, {result.facts['seconds']} s"
 

@@ -17,7 +17,8 @@ def train(
     family: str,
     *,
     data: Path,
-    out: Path,
+    out: Path | None = None,
+    resume: Path | None = None,
     preset: str = "tiny",
     split: Path | None = None,
     fold: int | None = None,
@@ -32,6 +33,7 @@ def train(
         family: which family: wdm3d.
         data: folder with cases in any BraTS naming.
         out: folder of the run: last/, best/, metrics.jsonl, TensorBoard events.
+        resume: in place of out: the folder of a run, which must be there, to go on with.
         preset: named settings of the family; flags below override single ones.
         split: decathlon-style JSON; default every case below the data folder.
         fold: hold this fold of the split out for validation.
@@ -40,17 +42,25 @@ def train(
         device: auto, cpu, cuda, cuda:1 …
         settings: fields of the family's configuration and of the loop, by name.
     """
+    folder = _run_folder(out, resume)
     given = {k: v for k, v in settings.items() if v is not None}
+    if families.has_room(family, "history"):
+        given = families.room(family, "history").translate(given)
     room = families.room(family, "config")
     config = _override(preset_of(family, preset), given)
     loop = _override(room.TRAINING.get(preset, TrainConfig()), given)
     training, held_out = _cases(data, split, fold, scheme, validation_share, loop.seed)
 
+    import torch
+
+    from synth.seeding import mix
     from synth.split import data_hash
     from synth.train import train as run
 
+    torch.manual_seed(mix(loop.seed, "initial weights"))
+
     recipe, items, validation = families.room(family, "recipe").assemble(
-        config, training, held_out, cache=out / "cache"
+        config, training, held_out, cache=folder / "cache"
     )
     describe = {
         "family": family,
@@ -58,8 +68,10 @@ def train(
         "config": config,
         "data_hash": data_hash([*training, *held_out]),
     }
-    print(f"{family}/{preset}: {len(training)} cases, {len(held_out)} held out → {out}")
-    summary = run(recipe, items, out, loop, describe=describe, validation=validation, device=device)
+    print(f"{family}/{preset}: {len(training)} cases, {len(held_out)} held out → {folder}")
+    summary = run(
+        recipe, items, folder, loop, describe=describe, validation=validation, device=device
+    )
     print(dumps({k: summary[k] for k in ("step", "stopped", "best", "metrics", "seconds")}))
     return 0
 
@@ -72,7 +84,7 @@ def train_settings(words: Sequence[str]) -> tuple[type, ...]:
     return (families.room(family, "config").Config, TrainConfig)
 
 
-train.settings = train_settings  # ty: ignore[unresolved-attribute]
+train.settings = train_settings  # ty: ignore[missing-attribute]
 
 
 def convert(
@@ -121,6 +133,20 @@ def info(checkpoint: Path | None = None, *, json: bool = False) -> int:
     for key, value in facts.items():
         print(f"{key}: {value if isinstance(value, str | int) else dumps(value)}")
     return 0
+
+
+def _run_folder(out: Path | None, resume: Path | None) -> Path:
+    if resume is None:
+        if out is None:
+            raise SynthError(
+                "train needs --out", hint="the folder of the run, new or to go on with"
+            )
+        return out
+    if out not in (None, resume):
+        raise SynthError(f"--out {out} and --resume {resume}", hint="a run has one folder")
+    if not (resume / "last").is_dir():
+        raise SynthError(f"{resume}: no run to resume: there is no last/", hint="--out starts one")
+    return resume
 
 
 def preset_of(family: str, preset: str) -> Any:

@@ -60,7 +60,8 @@ def build(function: Callable[..., Any], *, prog: str, settings: tuple[type, ...]
         docs, kinds = field_docs(cls), typing.get_type_hints(cls)
         for field in dataclasses.fields(cls):  # ty: ignore[invalid-argument-type]
             if not dataclasses.is_dataclass(kinds[field.name]):
-                _add(group, field.name, kinds[field.name] | None, None, docs[field.name], False)
+                kind = kinds[field.name] | None
+                _add(group, field.name, kind, None, docs[field.name], False, checked=False)
     return parser
 
 
@@ -79,7 +80,17 @@ def parse_docstring(text: str) -> tuple[str, str, dict[str, str]]:
     return summary, details.strip(), arguments
 
 
-def _add(parser: Any, name: str, kind: Any, default: Any, text: str, positional: bool) -> None:
+def _add(
+    parser: Any,
+    name: str,
+    kind: Any,
+    default: Any,
+    text: str,
+    positional: bool,
+    *,
+    checked: bool = True,
+) -> None:
+    """Add one argument; with `checked` False a word may be one that its family translates."""
     required = default is inspect.Parameter.empty
     options: dict[str, Any] = {"help": _help(text, None if required else default)}
     kind, several = _simplify(kind)
@@ -88,8 +99,10 @@ def _add(parser: Any, name: str, kind: Any, default: Any, text: str, positional:
     elif kind is bool:
         assert default is False, f"{name}: a switch is off by default"
         options |= {"action": "store_true"}
-    elif typing.get_origin(kind) is Literal:
+    elif typing.get_origin(kind) is Literal and checked:
         options |= {"choices": typing.get_args(kind)}
+    elif typing.get_origin(kind) is Literal:
+        options |= {"metavar": f"{{{','.join(typing.get_args(kind))}}}"}
     else:
         options |= {
             "type": kind,

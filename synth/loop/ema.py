@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 
 import torch
 from torch import Tensor, nn
@@ -32,7 +32,7 @@ def _warm_average(decay: float) -> Callable[[list[Tensor], list[Tensor], Tensor 
 
 
 @contextlib.contextmanager
-def exchanged(model: nn.Module, ema: nn.Module) -> Iterator[None]:
+def exchanged(model: nn.Module, ema: nn.Module) -> Generator[None]:
     """Let `model` run on the weights of `ema`, in eval mode and without gradients.
 
     Storage changes hands and comes back: nothing is copied, and every module's train or eval mode

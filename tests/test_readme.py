@@ -1,0 +1,255 @@
+"""The pages tell the truth: every block of README.md and CONTRIBUTING.md runs, in their order.
+
+Lines `bash run.sh …` are not run, which would set up and test inside the tests: run.sh itself
+translates them, with a stand-in for the interpreter, and the words of a verb go to its parser.
+"""
+
+import contextlib
+import io
+import json
+import os
+import re
+import runpy
+import shlex
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from synth.cli import VERBS, function, main
+from synth.cli.parser import build
+from synth.log import read_metrics
+from synth.split import read_split
+from tests.test_run_sh import checkout, run  # noqa: F401 (checkout is a fixture)
+
+ROOT = Path(__file__).parents[1]
+PAGES = ("README.md", "CONTRIBUTING.md")
+
+# A page shows sensible numbers, a test has seconds.
+SMALLER = {
+    "--cases 20": "--cases 3",
+    "--cases 4": "--cases 1",
+    "--cases 2 --size full": "--cases 1 --size small",
+    "--steps 200": "--steps 1 --batch-size 1",
+    "--steps 400": "--steps 2 --batch-size 1",
+}
+SLOW = ("accelerate launch", "--fold 0", "--site B", "synth convert")
+"""Blocks that hold one of these run in the slow test only."""
+
+PRELUDE = 'synth() { "$PYTHON" -m synth "$@"; }\n'
+
+
+@dataclass(frozen=True)
+class Block:
+    """A fenced block and where it begins."""
+
+    page: str
+    line: int
+    language: str
+    text: str
+
+    @property
+    def lines(self) -> list[str]:
+        """Commands without comments, continued lines joined."""
+        joined = self.text.replace("\\\n", " ").splitlines()
+        return [line for line in (raw.split(" #")[0].strip() for raw in joined) if line]
+
+    @property
+    def name(self) -> str:
+        return f"{self.page}:{self.line}"
+
+
+def blocks(page: str) -> list[Block]:
+    text = (ROOT / page).read_text(encoding="utf-8")
+    return [
+        Block(page, text[: found.start()].count("\n") + 2, found[1], found[2])
+        for found in re.finditer(r"^```(\w+)\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+    ]
+
+
+ALL = [block for page in PAGES for block in blocks(page)]
+OF_RUN_SH = [b for b in ALL if b.language == "bash" and b.lines[0].startswith("bash run.sh")]
+STORY = [b for b in ALL if b.language in ("bash", "python") and b not in OF_RUN_SH]
+MODES = [(b.name, line) for b in OF_RUN_SH for line in b.lines]
+MODES += [
+    (page, line)
+    for page in PAGES
+    for line in re.findall(r"bash run\.sh MODE=\w+(?: \w+=[\w/,]+)*", (ROOT / page).read_text())
+]
+
+
+def smaller(text: str) -> str:
+    for shown, tested in SMALLER.items():
+        text = re.sub(rf"{re.escape(shown)}(?!\w)", tested, text)
+    return text
+
+
+def play(block: Block, folder: Path) -> None:
+    """Run one block where the blocks before it have run."""
+    if block.language == "python":
+        snippet = folder / f"{block.page}.{block.line}.py"
+        snippet.write_text(block.text, encoding="utf-8")
+        with contextlib.redirect_stdout(io.StringIO()):
+            runpy.run_path(str(snippet))
+        return
+    beside = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    threads = {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    answer = subprocess.run(
+        ["bash", "-euo", "pipefail", "-c", PRELUDE + smaller(block.text)],
+        cwd=folder, capture_output=True, text=True, timeout=300, check=False,
+        env=os.environ | threads | {"PYTHONPATH": str(ROOT), "PYTHON": sys.executable,
+                                    "PATH": beside},
+    )  # fmt: skip
+    assert answer.returncode == 0, f"{block.name}\n{block.text}\n{answer.stderr[-2000:]}"
+
+
+def write_public_weights(path: Path) -> None:
+    """A file as wdm-3d publishes them, narrower: the page asks the reader to download one."""
+    import torch
+
+    from wdm3d.config import Config
+    from wdm3d.network import build as network
+
+    config = Config(mode="default", crop=128, width=32, multipliers=(1, 2, 2, 4, 4))
+    torch.save(network(config).state_dict(), path)
+
+
+def read_through(folder: Path, monkeypatch: pytest.MonkeyPatch, *, patient: bool) -> None:
+    monkeypatch.chdir(folder)
+    for block in STORY:
+        if patient or not any(word in block.text for word in SLOW):
+            play(block, folder)
+        elif "synth phantom" in block.text:  # the others need this cohort
+            play(Block(block.page, block.line, "bash", block.lines[0]), folder)
+
+
+def test_the_page_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    read_through(tmp_path, monkeypatch, patient=False)
+    assert len(json.loads((tmp_path / "check.json").read_text())["cases"]) == 3
+    assert read_metrics(tmp_path / "runs/first/metrics.jsonl")[-1]["step"] == 2
+    assert (tmp_path / "painted.nii.gz").exists()
+    example_of_check(tmp_path)
+
+
+def example_of_check(folder: Path) -> None:
+    """What the page shows of `synth check` is what it prints when that file is lost."""
+    shutil.copytree(folder / "data/demo", folder / "damaged")
+    next((folder / "damaged").rglob("BraTS-GLI-00002-000-t2f.nii.gz")).unlink()
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed):
+        assert main(["check", str(folder / "damaged")]) == 2
+    (shown,) = [b.text for b in ALL if b.language == "text"]
+    millilitres = re.compile(r"[\d.]+ ml")  # to the last voxel, they depend on the machine
+    assert millilitres.sub("", printed.getvalue()) == millilitres.sub("", shown)
+
+
+@pytest.mark.slow
+def test_the_page_runs_to_its_last_block(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_public_weights(tmp_path / "brats_unet_128_1200k.pt")
+    read_through(tmp_path, monkeypatch, patient=True)
+    assert {p.name for p in (tmp_path / "runs").iterdir()} == {"first", "fold0", "two"}
+    assert (tmp_path / "weights/wdm-public/model.safetensors").exists()
+    assert {p.name for p in (tmp_path / "data").iterdir()} >= {"demo", "site_b", "full"}
+
+
+def test_smaller_numbers_stand_on_the_page() -> None:
+    text = "".join(b.text for b in STORY)
+    assert [shown for shown in (*SMALLER, *SLOW) if shown not in text] == []
+
+
+@pytest.mark.parametrize("block", STORY, ids=lambda b: b.name)
+def test_every_verb_is_parsed_as_printed(block: Block) -> None:
+    """Fast and slow blocks, before any number is made smaller."""
+    for line in block.lines if block.language == "bash" else []:
+        words = shlex.split(line.split(">")[0])
+        assert "synth" in words, line
+        parse(words[words.index("synth") + 1 :])
+
+
+def parse(words: list[str]) -> None:
+    verb, *rest = words
+    work = function(verb)
+    settings = getattr(work, "settings", lambda _: ())(rest)
+    build(work, prog=f"synth {verb}", settings=settings).parse(rest)
+
+
+@pytest.mark.parametrize(("where", "line"), sorted(set(MODES)))
+def test_words_of_run_sh_are_modes_keys_and_flags(where: str, line: str, checkout: Path) -> None:  # noqa: F811
+    _, script, *words = shlex.split(line)
+    assert script == "run.sh"
+    _, listed, _ = run(checkout, "MODE=help")
+    sections = {
+        part.split()[0]: part.partition("\n")[2].split("\n\n")[0].split()
+        for part in listed.split("MODE=")[1:]
+    }
+    given = dict(word.split("=", 1) for word in words)
+    mode = given.pop("MODE", "demo")
+    assert set(given) <= set(sections[mode]), f"{where}: MODE={mode} takes {sections[mode]}"
+    if mode in ("test", "test_all", "lint", "setup", "help"):
+        return
+    code, called, error = run(checkout, "PYTHON=./python", *words)
+    assert code == 0, error
+    python_m, *verb = re.findall(r"\[([^]]*)\]", called)[1:]
+    assert python_m == "synth"
+    parse(verb)
+
+
+def test_the_split_of_the_page_is_read(tmp_path: Path) -> None:
+    (shown,) = [b.text for b in ALL if b.language == "json"]
+    (tmp_path / "split.json").write_text(shown)
+    split = read_split(tmp_path / "split.json")
+    assert [e.case.id for e in split.training] == [
+        "BraTS-GLI-00001-000", "BraTS2021_00002", "made-17",
+    ]  # fmt: skip
+    assert [e.case.scheme for e in split.training] == ["brats2023", "brats2021", "brats2023"]
+    assert [e.fold for e in split.training] == [None, 0, -1]
+    assert split.training[1].case.path("t1c").name == "BraTS2021_00002_t1ce.nii.gz"
+
+
+def test_the_tables_are_those_of_the_code() -> None:
+    from synth.case import FOLDERS, SCHEMES, SUFFIXES
+
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert [s for s in SUFFIXES if f"`{s}`" not in text] == []
+    assert [f for f in FOLDERS if f"`{f}/`" not in text] == []
+    for scheme, regions in SCHEMES.items():
+        (row,) = re.findall(rf"^\| `{scheme}` \|.*$", text, re.MULTILINE)
+        columns = [cell.strip() for cell in row.split("|")[2:6]]
+        for region, column in zip(("WT", "TC", "ET"), columns, strict=False):
+            assert column == " ".join(map(str, regions[region]))
+        for region in set(regions) - {"WT", "TC", "ET"}:
+            assert f"{region} {regions[region][0]}" in columns[3]
+
+
+def test_every_promised_test_exists() -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    promised = re.findall(r"`(test_\w+\.py)::(test_\w+)`", text)
+    assert len(promised) > 10
+    for file, name in promised:
+        assert f"def {name}(" in (ROOT / "tests" / file).read_text(encoding="utf-8"), name
+
+
+def test_every_dependency_is_accounted_for() -> None:
+    import tomllib
+
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    text = (ROOT / "README.md").read_text(encoding="utf-8").partition("## What it stands on")[2]
+    extras = [p for ps in project["optional-dependencies"].values() for p in ps]
+    for requirement in (*project["dependencies"], *extras):
+        name = re.split(r"[<>=]", requirement)[0]
+        assert re.search(rf"\b{re.escape(name)}\b", text), name
+
+
+def test_links_lead_somewhere() -> None:
+    for page in PAGES:
+        text = (ROOT / page).read_text(encoding="utf-8")
+        for target in re.findall(r"\]\((?!https?:)([^)#]+)", text):
+            assert (ROOT / target).exists(), f"{page}: {target}"
+
+
+def test_verbs_of_the_page_exist() -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert set(re.findall(r"`synth (\w+)", text)) - {"VERB"} <= set(VERBS)
