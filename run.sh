@@ -18,7 +18,7 @@ MODES=(
   'check    | core | synth check       | DATA_DIR | examine a data folder'
   "train    | core | synth train       | MODEL $TRAIN | train the family MODEL, e.g. MODEL=wdm3d"
   "c_train  | core | synth train wdm3d | TRAIN_MODE:--mode NOISE_SCHEDULE:--schedule CHANNELS:--modalities+ $TRAIN | train the conditional inpainting model"
-  'c_sample | core | synth inpaint     | DATA_DIR MODEL:--model RUN_DIR:--model OUTPUT_DIR:--out ESTIMATE:--estimate SAMPLES:--samples SAMPLING_STEPS:--steps STEPS_SCHEDULER:--steps-scheduler TRAIN_MODE:--mode NOISE_SCHEDULE:--schedule BEG:--begin END:--end SEED:--seed DEVICE:--device | inpaint healthy tissue'
+  'c_sample | core | synth inpaint     | DATA_DIR MODEL:--model RUN_DIR:--model OUTPUT_DIR:--out ESTIMATE:--estimate SAMPLES:--samples SAMPLING_STEPS:--steps STEPS_SCHEDULER:--steps-scheduler TRAIN_MODE:--mode NOISE_SCHEDULE:--noise-schedule BEG:--begin END:--end SEED:--seed DEVICE:--device | inpaint healthy tissue'
   'test     | dev  | fast_tests        | WORKERS:--numprocesses | the tests, without the slow proofs'
   'test_all | dev  | all_tests         | WORKERS:--numprocesses | all tests'
   'lint     | dev  | lint              | | ruff and ty'

@@ -30,6 +30,8 @@ from synth.errors import SynthError
 FORMAT = 1
 MIGRATIONS: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {}
 """From format n to n + 1: a function of the metadata that returns the new metadata."""
+SHIPPED = Path(__file__).parents[1]
+"""Where weights/ of this package are looked for when the working directory has none."""
 WEIGHTS = "model.safetensors"
 STATE = "state.pt"
 CONFIG = "config.json"
@@ -64,19 +66,34 @@ class Checkpoint:
 
 
 def save(
-    directory: str | Path, *, model: nn.Module, family: str, preset: str, config: Any, **facts: Any
+    directory: str | Path,
+    *,
+    model: nn.Module,
+    family: str,
+    preset: str,
+    config: Any,
+    half: bool = False,
+    **facts: Any,
 ) -> Path:
     """Write a checkpoint folder; whatever the instant of a kill, it is readable before and after.
 
     `facts` are JSON values that belong to the weights: seed, data_hash, step, metrics, source.
+    With `half` the weights take two bytes each, rounded to eleven bits; loading widens them again.
     """
     with staged(directory) as folder:
-        write(folder, model=model, family=family, preset=preset, config=config, **facts)
+        write(folder, model=model, family=family, preset=preset, config=config, half=half, **facts)
     return Path(directory)
 
 
 def write(
-    folder: Path, *, model: nn.Module, family: str, preset: str, config: Any, **facts: Any
+    folder: Path,
+    *,
+    model: nn.Module,
+    family: str,
+    preset: str,
+    config: Any,
+    half: bool = False,
+    **facts: Any,
 ) -> None:
     """Write the files of a checkpoint into an existing folder, which `staged` makes safe."""
     metadata = {
@@ -90,7 +107,7 @@ def write(
     }
     text = json.dumps(metadata, indent=1)
     # One key only: safetensors writes several in random order, and equal weights make equal files.
-    save_file(_detached(model), folder / WEIGHTS, metadata={"synth": text})
+    save_file(_detached(model, half), folder / WEIGHTS, metadata={"synth": text})
     (folder / CONFIG).write_text(text + "\n", encoding="utf-8")
     shutil.copymode(folder / CONFIG, folder / WEIGHTS)  # safetensors writes for the owner alone
     count = sum(p.numel() for p in model.parameters())
@@ -152,6 +169,8 @@ def load(path: str | Path, *, device: str | torch.device = "cpu") -> Checkpoint:
 def locate(path: str | Path) -> Path:
     """Return the safetensors file that `path` means: itself, the folder's, or the run's best."""
     path = Path(path)
+    if not path.exists() and (SHIPPED / path / WEIGHTS).is_file():
+        path = SHIPPED / path
     if path.is_file():
         return path
     if (path / WEIGHTS).is_file():
@@ -227,10 +246,12 @@ def load_strictly(model: nn.Module, tensors: Mapping[str, Tensor], *, name: str)
     model.load_state_dict(tensors)
 
 
-def _detached(model: nn.Module) -> dict[str, Tensor]:
+def _detached(model: nn.Module, half: bool) -> dict[str, Tensor]:
     # Copies: safetensors refuses tensors that share memory, as tied weights do.
     return {
-        key: tensor.detach().to("cpu", copy=True).contiguous()
+        key: tensor.detach()
+        .to("cpu", torch.float16 if half and tensor.is_floating_point() else None, copy=True)
+        .contiguous()
         for key, tensor in model.state_dict().items()
     }
 

@@ -37,9 +37,15 @@ def convert(
     *,
     family: str | None = None,
     overrides: Mapping[str, Any] | None = None,
+    half: bool = False,
 ) -> Path:
-    """Read a .pt, .pth or .safetensors file of somebody else and write our checkpoint to `out`."""
+    """Read a .pt, .pth or .safetensors file of somebody else and write our checkpoint to `out`.
+
+    A run or a checkpoint of ours is copied without what only its training needs.
+    """
     source = Path(source)
+    if source.is_dir():
+        return _copied(source, Path(out), family, overrides, half)
     weights = unwrapped(read_weights(source), name=str(source))
     family, weights = recognised(weights, family, name=str(source))
     compat = families.room(family, "compat")
@@ -48,7 +54,33 @@ def convert(
     checkpoint.load_strictly(model, weights, name=str(source))
     log.info("%s is %s: %d tensors", source, family, len(weights))
     return checkpoint.save(
-        out, model=model, family=family, preset="converted", config=config, source=source.name
+        out,
+        model=model,
+        family=family,
+        preset="converted",
+        config=config,
+        half=half,
+        source=source.name,
+    )
+
+
+def _copied(
+    source: Path, out: Path, family: str | None, overrides: Mapping[str, Any] | None, half: bool
+) -> Path:
+    loaded = checkpoint.load(source)
+    if overrides:
+        raise SynthError(f"{source} knows its settings", hint="leave --set out")
+    if family not in (None, loaded.family):
+        raise SynthError(f"{source} is a {loaded.family} checkpoint, not {family}")
+    written = {"format", "family", "preset", "config", "versions", "git"}
+    return checkpoint.save(
+        out,
+        model=loaded.model,
+        family=loaded.family,
+        preset=loaded.preset,
+        config=loaded.config,
+        half=half,
+        **{k: v for k, v in loaded.metadata.items() if k not in written},
     )
 
 

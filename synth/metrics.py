@@ -1,10 +1,10 @@
 """Image metrics inside a mask: the nine numbers of the BraTS inpainting challenge, exactly.
 
 The challenge scores a filled brain with its `inpainting` package. This module computes the same
-nine numbers to the last bit from their definitions, on the hole's bounding box instead of the
-whole volume, which is what makes it fast. Everything the definition says about precision matters
-for that: percentiles, images and SSIM are float64; sums of errors are rounded to float32 before
-they are divided.
+nine numbers to the last bit from their definitions, slice by slice around the hole instead of on
+the whole volume, which is what makes it fast. Everything the definition says about precision
+matters for that: percentiles, images and SSIM are float64; sums of errors are rounded to float32
+before they are divided.
 
 - Intensities are scaled by percentiles 0.5 and 99.5 of the *voided* volume, background included.
 - SSIM (Wang et al. 2004) is two-dimensional, on (y, z) slices, with an 11 × 11 Gaussian window.
@@ -20,6 +20,7 @@ all over the hole `ssim` is nan.
 
 from __future__ import annotations
 
+import math
 import sys
 from typing import TYPE_CHECKING
 
@@ -60,8 +61,7 @@ def inpainting_metrics(
     inside = mask[box]
     p = _scale(np.asarray(prediction)[box], inside, low, high, "prediction")
     t = _scale(np.asarray(truth)[box], inside, low, high, "truth")
-    covers_all = bool(mask.all())
-    return _nine_numbers(p, t, inside, covers_all)
+    return _nine_numbers(p, t, inside, mask.shape)
 
 
 def intensity_window(voided: np.ndarray) -> tuple[float, float]:
@@ -106,30 +106,19 @@ def _check(
 
 
 def _hole(mask: np.ndarray) -> tuple[np.ndarray, slice, slice]:
-    """Index x slices that hold mask voxels, and their (y, z) box with room for SSIM's window.
-
-    The window reaches `SSIM_RADIUS` voxels. Where the box ends inside the volume, no window of
-    a mask voxel reaches its rim; where it ends at the volume's edge, the reflection is the same.
-    """
+    """Index x slices that hold mask voxels, and their (y, z) box with room for SSIM's window."""
     rows = np.flatnonzero(mask.any(axis=(1, 2)))
     plane = np.asarray(mask.any(axis=0))
-    y, z = _span(np.asarray(plane.any(axis=1))), _span(np.asarray(plane.any(axis=0)))
+    room = SSIM_RADIUS + 1  # a box may grow by one, see `_whole_or_even`
+    spans = (_span(np.asarray(plane.any(axis=1 - axis))) for axis in (0, 1))
+    y, z = (slice(max(s.start - room, 0), s.stop + room) for s in spans)
     return rows, y, z
 
 
 def _span(hit: np.ndarray) -> slice:
-    """Return where `hit` is true, plus the window's reach, as many voxels odd or even as `hit`.
-
-    torch's float64 convolution (MKL) sums the first pixel of a plane in another order when the
-    plane has an odd number of pixels. Keeping the parity keeps the last bit of a hole that
-    touches that corner.
-    """
+    """Return from the first to the last place where `hit` is true."""
     where = np.flatnonzero(hit)
-    start = max(int(where[0]) - SSIM_RADIUS, 0)
-    stop = min(int(where[-1]) + SSIM_RADIUS + 1, len(hit))
-    if (stop - start - len(hit)) % 2:
-        start, stop = (start, stop + 1) if stop < len(hit) else (start - 1, stop)
-    return slice(start, stop)
+    return slice(int(where[0]), int(where[-1]) + 1)
 
 
 def _scale(image: np.ndarray, inside: np.ndarray, low: float, high: float, name: str) -> np.ndarray:
@@ -144,14 +133,14 @@ def _scale(image: np.ndarray, inside: np.ndarray, low: float, high: float, name:
 
 
 def _nine_numbers(
-    p: np.ndarray, t: np.ndarray, inside: np.ndarray, covers_all: bool
+    p: np.ndarray, t: np.ndarray, inside: np.ndarray, shape: tuple[int, ...]
 ) -> dict[str, float]:
     # torch, not numpy: the last bit depends on the order of summation and on whose log it is.
     import torch
 
     selected = torch.from_numpy(inside)
     prediction, truth = torch.from_numpy(p), torch.from_numpy(t)
-    ssim = _ssim_map(prediction, truth, covers_all)[selected].mean()
+    ssim = _ssim_inside(prediction, truth, inside, shape).mean()
     prediction, truth = prediction[selected], truth[selected]  # (voxels in the hole,)
     mse = _mean(torch.square(prediction - truth))
     low, high = truth.min(), truth.max()
@@ -185,21 +174,31 @@ def _psnr(
     return (2 * torch.log(high - low) - torch.log(mse)) * decibels_per_neper
 
 
-def _ssim_map(p: torch.Tensor, t: torch.Tensor, covers_all: bool) -> torch.Tensor:
-    """SSIM of every voxel from its (y, z) neighbourhood, eq. 13 of Wang et al. 2004."""
-    import torch
-    from torch.nn import functional
+def _ssim_inside(
+    p: torch.Tensor, t: torch.Tensor, inside: np.ndarray, shape: tuple[int, ...]
+) -> torch.Tensor:
+    """SSIM of the voxels inside, each from its (y, z) neighbourhood, eq. 13 of Wang et al. 2004.
 
-    r = SSIM_RADIUS
-    pairs = torch.stack((p, t))  # (2, X, Y, Z)
-    padded = functional.pad(pairs, (r, r, r, r), mode="reflect")
-    p_pad, t_pad = padded
-    moments = torch.stack((p_pad, t_pad, p_pad * p_pad, t_pad * t_pad, p_pad * t_pad))
-    # Not two 1-D passes: they would round differently from the official 2-D window.
-    blurred = functional.conv2d(moments.flatten(0, 1)[:, None], _window())  # (5X, 1, Y, Z)
-    mean_p, mean_t, mean_pp, mean_tt, mean_pt = blurred.view(5, *p.shape)
+    One slice after the other, on the smallest rectangle that holds the slice's voxels: only there
+    windows are summed. `shape` is that of the whole volume.
+    """
+    import torch
+
+    moments = torch.stack((p, t, p * p, t * t, p * t), dim=1)  # (X, 5, y, z)
+    found = []
+    for planes, wanted in zip(moments, inside, strict=True):
+        y, z = _whole_or_even(
+            _span(wanted.any(axis=1)), _span(wanted.any(axis=0)), wanted.shape, shape[1:]
+        )
+        rows, columns = (_reflected(s, n) for s, n in zip((y, z), wanted.shape, strict=True))
+        room = planes[:, rows][:, :, columns]
+        # Not two 1-D passes: they would round differently from the official 2-D window.
+        means = torch.nn.functional.conv2d(room[:, None], _window())[:, 0]
+        found.append(means[:, torch.from_numpy(wanted[y, z])])
+    mean_p, mean_t, mean_pp, mean_tt, mean_pt = torch.cat(found, dim=1)  # (voxels inside,) each
 
     # The range is that of the whole volume, which is 0 outside the mask.
+    covers_all = inside.size == inside.sum() == math.prod(shape)
     floor = [image.min() if covers_all else torch.zeros_like(image.min()) for image in (p, t)]
     extent = torch.maximum(p.max() - floor[0], t.max() - floor[1])
     c1, c2 = torch.square(SSIM_K1 * extent), torch.square(SSIM_K2 * extent)
@@ -209,7 +208,39 @@ def _ssim_map(p: torch.Tensor, t: torch.Tensor, covers_all: bool) -> torch.Tenso
     covariance = mean_pt - mean_p * mean_t
     above = (2 * (mean_p * mean_t) + c1) * (2 * covariance + c2)
     below = (mean_p * mean_p + mean_t * mean_t + c1) * (var_p + var_t + c2)
-    return above / below  # (X, Y, Z)
+    return above / below
+
+
+def _whole_or_even(
+    y: slice, z: slice, box: tuple[int, ...], grid: tuple[int, ...]
+) -> tuple[slice, slice]:
+    """Grow a rectangle by a line where its first pixel would be summed in another order.
+
+    torch's float64 convolution (MKL) does so in planes with an odd number of pixels. Ours has an
+    even one, therefore, unless its first pixel is that of an odd plane.
+    """
+    first = y.start == z.start == 0
+    if first and grid[0] % 2 and grid[1] % 2:
+        return slice(0, y.stop + 1 - y.stop % 2), slice(0, z.stop + 1 - z.stop % 2)
+    if (y.stop - y.start) % 2 == 0 or (z.stop - z.start) % 2 == 0:
+        return y, z
+    if y.stop - y.start < box[0]:
+        return _grown(y, box[0]), z
+    return y, _grown(z, box[1])
+
+
+def _grown(span: slice, limit: int) -> slice:
+    if span.stop < limit:
+        return slice(span.start, span.stop + 1)
+    return slice(span.start - 1, span.stop)
+
+
+def _reflected(span: slice, length: int) -> torch.Tensor:
+    """Return the places that the windows of a span see, mirrored at the volume's border."""
+    import torch
+
+    places = torch.arange(span.start - SSIM_RADIUS, span.stop + SSIM_RADIUS).abs()
+    return torch.minimum(places, 2 * (length - 1) - places)
 
 
 def _window() -> torch.Tensor:

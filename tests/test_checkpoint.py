@@ -9,6 +9,7 @@ import shutil
 import struct
 import types
 from argparse import Namespace
+from pathlib import Path
 
 import pytest
 import torch
@@ -65,6 +66,32 @@ def test_round_trip_of_a_folder_and_of_the_lone_file(tmp_path):
     assert "| validation dice | 0.5 |" in card
     modes = {f.stat().st_mode for f in (tmp_path / "c").iterdir()}
     assert len(modes) == 1  # colleagues may read all of it or nothing
+
+
+def test_half_precision_is_a_copy_of_half_the_size_that_loads_as_ever(tmp_path):
+    model = saved(tmp_path / "run" / "best", seed=3, step=9, metrics={"dice": 0.5})
+    convert(tmp_path / "run", tmp_path / "half", half=True)
+    found = checkpoint.load(tmp_path / "half")
+    for name, weight in model.state_dict().items():
+        assert found.model.state_dict()[name].dtype == torch.float32
+        assert torch.equal(found.model.state_dict()[name], weight.half().float())
+    assert (found.metadata["step"], found.metadata["metrics"]) == (9, {"dice": 0.5})
+    sizes = [(tmp_path / d / "model.safetensors").stat().st_size for d in ("run/best", "half")]
+    count = sum(p.numel() for p in model.parameters())
+    assert sizes[0] - sizes[1] == pytest.approx(2 * count, abs=64)  # the headers differ a little
+    convert(tmp_path / "run", tmp_path / "whole")
+    assert same_weights(checkpoint.load(tmp_path / "whole").model, model)
+    with pytest.raises(SynthError, match="knows its settings"):
+        convert(tmp_path / "run", tmp_path / "other", overrides={"width": 3})
+
+
+def test_shipped_weights_are_found_from_any_folder(tmp_path, monkeypatch):
+    saved(tmp_path / "package" / "weights" / "toy")
+    monkeypatch.setattr(checkpoint, "SHIPPED", tmp_path / "package")
+    monkeypatch.chdir(tmp_path)
+    assert checkpoint.load("weights/toy").family == "toy"
+    saved(tmp_path / "weights" / "toy", seed=5)
+    assert checkpoint.locate("weights/toy") == Path("weights/toy/model.safetensors")
 
 
 def test_equal_weights_make_equal_files(tmp_path):

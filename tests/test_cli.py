@@ -96,6 +96,8 @@ def test_a_signature_becomes_flags() -> None:
         "fast": True,
     }  # fmt: skip
     assert "how many, really. [3]" in " ".join(parser.format_help().split())
+    assert parser.parse(["x", "--names", "p,q", "r"])["names"] == ["p", "q", "r"]
+    assert parser.parse(["x", "--names", "p=1,2"])["names"] == ["p=1,2"]
     with pytest.raises(SynthError, match="invalid int value"):
         parser.parse(["x", "--count", "many"])
 

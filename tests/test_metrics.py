@@ -7,12 +7,15 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.ndimage import gaussian_filter
 
+from synth import metrics
 from synth.errors import SynthError
 from synth.metrics import METRICS, inpainting_metrics, intensity_window
+from synth.similarity import ssim_map
 
 FULL = (240, 240, 155)
 SMALL = (40, 48, 36)
@@ -91,6 +94,21 @@ def test_small_volumes_equal_official_to_the_last_bit(where: str, kind: str) -> 
         voided = truth  # a hole that is the whole volume leaves nothing to take percentiles of
     ours = inpainting_metrics(prediction, truth, voided, mask)
     assert_identical(ours, official(prediction, truth, voided, mask))
+
+
+def test_ssim_with_gradients_is_that_of_the_metrics():
+    """The loss's map, on volumes that span [0, 1], inside the border the window reaches."""
+    source = torch.Generator().manual_seed(0)
+    a, b = torch.rand(2, 4, 20, 22, generator=source, dtype=torch.float64)
+    for volume in (a, b):
+        volume.view(-1)[0], volume.view(-1)[-1] = 0.0, 1.0
+    inside = np.ones(a.shape, bool)
+    expected = metrics._ssim_inside(a, b, inside, (9, *a.shape[1:]))
+    found = ssim_map(a[None, None], b[None, None]).flatten()
+    torch.testing.assert_close(found, expected, atol=1e-9, rtol=0)
+    a.requires_grad_()
+    (gradient,) = torch.autograd.grad(ssim_map(a[None, None], b[None, None]).mean(), a)
+    assert gradient.abs().min() > 0
 
 
 @quiet

@@ -305,7 +305,7 @@ def test_bad_input_is_one_line_with_a_hint(
     [
         (["--mode", "Default"], "was trained with mode context, not default"),
         (["--mode", "contxt"], "did you mean context?"),
-        (["--schedule", "cosine"], "was trained with schedule linear, not cosine"),
+        (["--noise-schedule", "cosine"], "was trained with schedule linear, not cosine"),
         (["--steps-scheduler", "circle"], "never worked"),
         (["--estimate", "mean", "--steps", "9"], "one network call"),
         (["--samples", "0"], "at least 1"),

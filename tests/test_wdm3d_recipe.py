@@ -12,9 +12,11 @@ from synth import checkpoint
 from synth.case import discover
 from synth.cli import main
 from synth.placement import allowed, place, site
+from synth.similarity import ssim_map
+from synth.unhealthy import dilated_tumour
 from tests.conftest import write_case
 from wdm3d.config import PRESETS, Config
-from wdm3d.data import InpaintingData, dilated_tumour
+from wdm3d.data import InpaintingData
 from wdm3d.network import build
 from wdm3d.recipe import Recipe, mean_brain
 
@@ -145,3 +147,18 @@ def test_the_unhealthy_mask_follows_the_challenge() -> None:
     assert mask[10, 10, 19]
     assert not mask[10, 10, 20]
     assert not dilated_tumour(np.zeros((9, 9, 9), bool), (1, 1, 1)).any()
+
+
+def test_the_ssim_loss_is_one_minus_the_ssim_of_the_painted_image(cohort: Path) -> None:
+    data = InpaintingData(discover(cohort), SMALL, fixed=True)
+    batch = default_collate([data.item(0, 0), data.item(1, 0)])
+    answers = []
+    for weight in (0.0, 2.0):
+        recipe = Recipe(Config(**{**vars_of(SMALL), "ssim": weight}))
+        answer = torch.zeros_like(recipe.mode.state(batch["truth"], batch))
+        answers.append(recipe.loss(answer, batch))
+    painted = recipe.mode.image(answer, batch)  # an answer of nothing paints the fill
+    whole = torch.where(batch["roi"] > 0, painted, batch["truth"])
+    similar = ssim_map((whole + 1) / 2, (batch["truth"] + 1) / 2)
+    inside = [1 - s[r > 0].mean() for s, r in zip(similar, batch["roi"], strict=True)]
+    assert float(answers[1] - answers[0]) == pytest.approx(2 * float(sum(inside) / 2), rel=1e-4)

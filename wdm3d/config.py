@@ -61,6 +61,8 @@ class Config:
     """Weight of the absolute error inside the hole."""
     mse: float = 1.0
     """Weight of the squared error inside the hole."""
+    ssim: float = 0.0
+    """Weight of 1 - SSIM inside the hole, the challenge's windows."""
     everywhere: float = 0.0
     """Weight of the squared error over the whole box."""
     lr: float = 1e-4

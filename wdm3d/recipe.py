@@ -16,6 +16,7 @@ from synth.case import Case
 from synth.dataset import ArrayCache
 from synth.diffusion import Schedule, alpha_sigma
 from synth.metrics import inpainting_metrics
+from synth.similarity import ssim_map
 from synth.volume import Volume
 from wdm3d.config import Config
 from wdm3d.data import InpaintingData
@@ -85,9 +86,19 @@ class Recipe:
         absolute = (error.abs() * roi).flatten(1).sum(1) / size
         squared = (error.square() * roi).flatten(1).sum(1) / size
         total = (weights.l1 * absolute + weights.mse * squared).mean()
+        if weights.ssim:
+            total = total + weights.ssim * self._dissimilarity(error, batch, size)
         if weights.everywhere:
             total = total + weights.everywhere * error.square().mean()
         return total
+
+    def _dissimilarity(self, error: Tensor, batch: Batch, size: Tensor) -> Tensor:
+        """1 - SSIM inside the hole, of images scaled to [0, 1]."""
+        roi, scale = batch["roi"], self.config.residual_scale
+        units = scale if self.config.mode == "context" else 1.0
+        truth = (batch["truth"] + 1) / 2
+        unlike = 1 - ssim_map(truth + error * roi * (units / 2), truth)
+        return ((unlike * roi).flatten(1).sum(1) / size).mean()
 
     def _image_error(self, answer: Tensor, batch: Batch) -> Tensor:
         """Predicted − true voxels, in units of the state."""

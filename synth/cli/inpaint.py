@@ -35,7 +35,7 @@ def inpaint(
     spacing: Literal["logsnr", "karras", "uniform"] | None = None,
     steps_scheduler: str | None = None,
     mode: str | None = None,
-    schedule: str | None = None,
+    noise_schedule: str | None = None,
     begin: int = 0,
     end: str = "end",
     shard: str = "0/1",
@@ -65,7 +65,7 @@ def inpaint(
         spacing: where its noise levels lie [logsnr].
         steps_scheduler: the predecessor's word for sampler and spacing.
         mode: refuse a model of another mode (it knows its own).
-        schedule: refuse a model of another noise schedule (it knows its own).
+        noise_schedule: refuse a model of another noise schedule (it knows its own).
         begin: first case.
         end: case to stop before, or end.
         shard: i/n, the i-th of n equal shares, for arrays of jobs.
@@ -83,7 +83,7 @@ def inpaint(
     last = None if end == "end" else int(end) if end.isdigit() else _bad_end(end)
     cases = chosen(_cases(data, mask, seg, scheme), begin=begin, end=last, shard=shard)
     loaded = load(model, pick(device))
-    _require_trained_as(loaded.config, model, mode, schedule)
+    _require_trained_as(loaded.config, model, mode, noise_schedule)
     plan = plan.suited_to(loaded.config)
     arguments = {"seed": seed, "model": str(model), "device": device, **vars(plan)}
 

@@ -88,17 +88,24 @@ train.settings = train_settings  # ty: ignore[missing-attribute]
 
 
 def convert(
-    source: Path, *, out: Path, family: str | None = None, set: tuple[str, ...] = ()
+    source: Path,
+    *,
+    out: Path,
+    family: str | None = None,
+    set: tuple[str, ...] = (),
+    half: bool = False,
 ) -> int:
-    """Read the weights of a public project into a checkpoint folder.
+    """Read the weights of a public project into a checkpoint folder, or copy a run's best there.
 
     The family and its settings follow from the names and shapes in the file. Nothing is unpickled.
 
     Args:
-        source: .pt, .pth or .safetensors: a state dict, alone or under model, ema, state_dict.
+        source: .pt, .pth or .safetensors: a state dict, alone or under model, ema, state_dict;
+            or a run or checkpoint of synth.
         out: folder to write.
         family: insist on a family.
         set: settings that the file cannot tell, as name=value.
+        half: store the weights in 16 bits, to hand them on.
     """
     from synth.convert import convert as read
     from synth.errors import SynthError
@@ -109,7 +116,7 @@ def convert(
         if not equals:
             raise SynthError(f"--set {pair}", hint="write it as name=value")
         overrides[name] = _literal(value)
-    folder = read(source, out, family=family, overrides=overrides)
+    folder = read(source, out, family=family, overrides=overrides, half=half)
     print(f"{source} → {folder}")
     return 0
 

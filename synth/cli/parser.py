@@ -37,7 +37,7 @@ class Parser(argparse.ArgumentParser):
             raise SynthError(
                 f"unknown argument {rest[0]}", hint=did_you_mean(rest[0].split("=")[0], known)
             )
-        return vars(values)
+        return {name: _separated(value) for name, value in vars(values).items()}
 
 
 def build(function: Callable[..., Any], *, prog: str, settings: tuple[type, ...] = ()) -> Parser:
@@ -121,6 +121,15 @@ def _add(
     parser.add_argument(
         *flags, dest=name, required=required, default=None if required else default, **options
     )
+
+
+def _separated(value: Any) -> Any:
+    """Let several plain words be written with commas, too: t1n,t1c is t1n t1c."""
+    if not isinstance(value, list):
+        return value
+    plain = [type(word) is str and "=" not in word for word in value]
+    words = [word.split(",") if p else [word] for word, p in zip(value, plain, strict=True)]
+    return [part for parts in words for part in parts if part != ""]
 
 
 def _simplify(kind: Any) -> tuple[Any, bool]:
