@@ -96,7 +96,7 @@ def play(block: Block, folder: Path) -> None:
             runpy.run_path(str(snippet))
         return
     beside = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    threads = {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    threads = {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "CHECKOUT": str(ROOT)}
     answer = subprocess.run(
         ["bash", "-euo", "pipefail", "-c", PRELUDE + smaller(block.text)],
         cwd=folder, capture_output=True, text=True, timeout=300, check=False,
@@ -165,6 +165,8 @@ def test_every_verb_is_parsed_as_printed(block: Block) -> None:
     """Fast and slow blocks, before any number is made smaller."""
     for line in block.lines if block.language == "bash" else []:
         words = shlex.split(line.split(">")[0])
+        if "=" in words[0] and len(words) == 1 or "testing/inference.py" in line:
+            continue  # a shell variable; the entry point has a parser of its own
         assert "synth" in words, line
         parse(words[words.index("synth") + 1 :])
 
