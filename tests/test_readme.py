@@ -165,7 +165,7 @@ def test_every_verb_is_parsed_as_printed(block: Block) -> None:
     """Fast and slow blocks, before any number is made smaller."""
     for line in block.lines if block.language == "bash" else []:
         words = shlex.split(line.split(">")[0])
-        if "=" in words[0] and len(words) == 1 or "testing/inference.py" in line:
+        if ("=" in words[0] and len(words) == 1) or "testing/inference.py" in line:
             continue  # a shell variable; the entry point has a parser of its own
         assert "synth" in words, line
         parse(words[words.index("synth") + 1 :])
