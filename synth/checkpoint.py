@@ -15,6 +15,7 @@ import shutil
 import struct
 from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,7 @@ MIGRATIONS: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {}
 SHIPPED = Path(__file__).parents[1]
 """Where weights/ of this package are looked for when the working directory has none."""
 WEIGHTS = "model.safetensors"
+ADAPTER, ADAPTER_CONFIG = "adapter_model.safetensors", "adapter_config.json"  # peft's names
 STATE = "state.pt"
 CONFIG = "config.json"
 CARD = "README.md"
@@ -149,9 +151,11 @@ def staged(directory: str | Path) -> Generator[Path]:
 
 
 def load(path: str | Path, *, device: str | torch.device = "cpu") -> Checkpoint:
-    """Load the network of a checkpoint folder, a lone .safetensors file, or a training run."""
+    """Load the network of a folder, a lone .safetensors file, or a run; adapters come merged."""
     file = locate(path)
     metadata = read_metadata(file)
+    if "base" in metadata:
+        return families.room(metadata["family"], "merging").load(file, device=device)
     try:
         family, preset = metadata["family"], metadata["preset"]
         config = from_dict(families.room(family, "config").Config, metadata["config"])
@@ -173,21 +177,17 @@ def locate(path: str | Path) -> Path:
         path = SHIPPED / path
     if path.is_file():
         return path
-    if (path / WEIGHTS).is_file():
-        return path / WEIGHTS
-    for name in ("best", "last"):
-        if (path / name / WEIGHTS).is_file():
-            log.info("%s is a training run: using %s/", path, name)
-            return path / name / WEIGHTS
-    if (path / "adapter_config.json").is_file():
-        raise SynthError(
-            f"{path} is a LoRA adapter, not a whole model",
-            hint="give it as the adapter of its base model, or merge it into a checkpoint first",
-        )
+    for place, name in product((path, path / "best", path / "last"), (WEIGHTS, ADAPTER)):
+        if (place / name).is_file():
+            if place != path:
+                log.info("%s is a training run: using %s/", path, place.name)
+            return place / name
     if not path.exists():
         raise SynthError(f"{path}: no such checkpoint", hint="check the path and its spelling")
+    bare = (path / ADAPTER_CONFIG).is_file()
     raise SynthError(
-        f"{path} holds no checkpoint: no {WEIGHTS}, no best/, no last/",
+        f"{path} holds no checkpoint: "
+        + ("a LoRA adapter without weights" if bare else f"no {WEIGHTS}, no best/, no last/"),
         hint="a run has one after its first save; `synth convert` reads other people's weights",
     )
 

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from synth.errors import SynthError
 
-Kind = Literal["x0", "eps", "v"]
+Kind = Literal["x0", "eps", "v", "flow"]
 Network = Callable[[Tensor, Tensor], Tensor]
 """(x_t with its conditions on channels, timesteps (B,)) to the prediction."""
 
@@ -72,6 +72,12 @@ class Schedule:
         abar = ((time + 0.008) / 1.008 * math.pi / 2).cos() ** 2
         return cls.from_betas((1 - abar[1:] / abar[:-1]).clamp(max=0.999))
 
+    @classmethod
+    def flow(cls, timesteps: int = 1000) -> Schedule:
+        """Equal steps of s, of (1 - s) x0 + s ε scaled to variance 1 (Liu et al. 2023, eq. 1)."""
+        s = (torch.arange(timesteps, dtype=torch.float64) + 0.5) / timesteps
+        return cls((1 - s) ** 2 / ((1 - s) ** 2 + s**2))
+
     @property
     def timesteps(self) -> int:
         """N, the number of levels trained on."""
@@ -116,11 +122,17 @@ def q_sample(x0: Tensor, noise: Tensor, logsnr: Tensor) -> Tensor:
 
 
 def target(x0: Tensor, noise: Tensor, logsnr: Tensor, kind: Kind) -> Tensor:
-    """What a network of this kind should answer; v = α ε - σ x0 (Salimans & Ho 2022)."""
+    """What a network of this kind should answer; v = α ε - σ x0 (Salimans & Ho 2022).
+
+    flow is the straight line ε - x0 (Liu et al. 2023): their (1 - s) x0 + s ε is x_t / (α + σ) at
+    s = σ / (α + σ), so that the same x_t, levels and samplers serve it.
+    """
     if kind == "x0":
         return x0
     if kind == "eps":
         return noise
+    if kind == "flow":
+        return noise - x0
     alpha, sigma = coefficients(logsnr, x0)
     return alpha * noise - sigma * x0
 
@@ -135,6 +147,8 @@ def to_x0(output: Tensor, x_t: Tensor, logsnr: Tensor, kind: Kind) -> Tensor:
     alpha, sigma = coefficients(logsnr, x_t)
     if kind == "v":
         return alpha * x_t - sigma * output
+    if kind == "flow":
+        return (x_t - sigma * output) / (alpha + sigma)
     return _divide(x_t - sigma * output, alpha)
 
 
@@ -145,6 +159,8 @@ def to_eps(output: Tensor, x_t: Tensor, logsnr: Tensor, kind: Kind) -> Tensor:
     alpha, sigma = coefficients(logsnr, x_t)
     if kind == "v":
         return sigma * x_t + alpha * output
+    if kind == "flow":
+        return (x_t + alpha * output) / (alpha + sigma)
     return _divide(x_t - alpha * output, sigma)
 
 
@@ -155,7 +171,7 @@ def _divide(numerator: Tensor, denominator: Tensor) -> Tensor:
 
 
 def denoiser(network: Network, schedule: Schedule, kind: Kind = "x0") -> Denoiser:
-    """A Denoiser from a network that takes timesteps and predicts x0, eps or v.
+    """A Denoiser from a network that takes timesteps and predicts x0, eps, v or flow.
 
     The condition is put behind x_t on the channel axis. Timesteps are told as real numbers.
     """

@@ -18,7 +18,7 @@ from synth.diffusion import (
 )
 from synth.errors import SynthError
 
-KINDS = ["x0", "eps", "v"]
+KINDS = ["x0", "eps", "v", "flow"]
 
 
 def noise(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -48,7 +48,9 @@ def test_schedules_have_the_published_values():
     assert cosine[-1].item() == pytest.approx(3.9e-8, rel=0.02)
 
 
-@pytest.mark.parametrize("schedule", [Schedule.linear(), Schedule.cosine(), Schedule.cosine(250)])
+@pytest.mark.parametrize(
+    "schedule", [Schedule.linear(), Schedule.cosine(), Schedule.cosine(250), Schedule.flow()]
+)
 def test_timestep_and_logsnr_are_inverse(schedule):
     t = torch.linspace(0, schedule.timesteps - 1, 3001, dtype=torch.float64)
     torch.testing.assert_close(schedule.timestep(schedule.logsnr(t)), t, atol=1e-9, rtol=0)
@@ -127,6 +129,23 @@ def test_denoiser_tells_the_network_the_true_timestep(kind):
     torch.testing.assert_close(answer, x0, atol=1e-10, rtol=0)
     assert told[0][0] == 3  # two noisy channels, one of condition
     torch.testing.assert_close(told[0][1], t, atol=1e-5, rtol=0)  # float32
+
+
+def test_flow_is_the_straight_line_of_rectified_flow():
+    """y = (1 - s) x0 + s ε, dy/ds = ε - x0: Euler along it is what DDIM does with our x_t."""
+    schedule = Schedule.flow(10)
+    x0, eps = noise(10, 1, 2, 2, 2), noise(10, 1, 2, 2, 2, seed=1)
+    s = ((torch.arange(10, dtype=torch.float64) + 0.5) / 10).view(-1, 1, 1, 1, 1)
+    logsnr = schedule.logsnr(torch.arange(10))
+    alpha, sigma = (v.view(-1, 1, 1, 1, 1) for v in alpha_sigma(logsnr))
+    straight = (1 - s) * x0 + s * eps
+    torch.testing.assert_close(q_sample(x0, eps, logsnr) / (alpha + sigma), straight)
+    guess = noise(10, 1, 2, 2, 2, seed=2)  # whatever a network answers
+    ours_x0 = to_x0(guess, q_sample(x0, eps, logsnr), logsnr, "flow")
+    ours_eps = to_eps(guess, q_sample(x0, eps, logsnr), logsnr, "flow")
+    later = 0.4 * s
+    euler = straight + (later - s) * guess
+    torch.testing.assert_close((1 - later) * ours_x0 + later * ours_eps, euler)
 
 
 def test_clamped_keeps_the_answer_between_bounds():

@@ -46,8 +46,9 @@ def train(
     given = {k: v for k, v in settings.items() if v is not None}
     if families.has_room(family, "history"):
         given = families.room(family, "history").translate(given)
+    preset, beginning = _beginning(family, preset, given)
     room = families.room(family, "config")
-    config = _override(preset_of(family, preset), given)
+    config = _override(beginning, given)
     loop = _override(room.TRAINING.get(preset, TrainConfig()), given)
     training, held_out = _cases(data, split, fold, scheme, validation_share, loop.seed)
 
@@ -70,7 +71,14 @@ def train(
     }
     print(f"{family}/{preset}: {len(training)} cases, {len(held_out)} held out → {folder}")
     summary = run(
-        recipe, items, folder, loop, describe=describe, validation=validation, device=device
+        recipe,
+        items,
+        folder,
+        loop,
+        describe=describe,
+        validation=validation,
+        device=device,
+        write=recipe.writer(describe) if hasattr(recipe, "writer") else None,
     )
     print(dumps({k: summary[k] for k in ("step", "stopped", "best", "metrics", "seconds")}))
     return 0
@@ -165,6 +173,13 @@ def preset_of(family: str, preset: str) -> Any:
     if preset not in presets:
         raise SynthError(f"{family} has no preset '{preset}'", hint=did_you_mean(preset, presets))
     return presets[preset]
+
+
+def _beginning(family: str, preset: str, given: dict[str, Any]) -> tuple[str, Any]:
+    """Return the preset, or what the family puts in its place: fine-tuning has its base's."""
+    wanted = preset_of(family, preset)
+    start = getattr(families.room(family, "config"), "start", lambda _: None)
+    return start(given) or (preset, wanted)
 
 
 def _override(config: Any, given: dict[str, Any]) -> Any:

@@ -1,0 +1,183 @@
+"""Settings of the mask-conditioned family. Importing this imports no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from synth.architecture import UNetConfig
+from synth.errors import SynthError
+from synth.training_config import TrainConfig
+
+CONTRASTS = 4  # t1n, t1c, t2w, t2f, in this order
+CLASSES = 4  # NCR, ED, ET, brain
+BANDS = 8  # of one wavelet level
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """One model from a label map to four scans: where it works, how large, how it is trained."""
+
+    space: Literal["wavelet", "pixel"] = "wavelet"
+    """What is diffused: Haar bands, each of unit spread in the brain, or voxels as Med-DDPM has
+    them (its axes: z, y, x of an LPS file)."""
+    objective: Literal["v", "eps", "flow"] = "v"
+    """What the network answers: velocity, noise, or the straight line from image to noise
+    (rectified flow). The schedule is cosine, for flow uniform in time."""
+    timesteps: int = 1000
+    """Length of the schedule; the network is told the true noise level on it."""
+    spacing_mm: float = 1.0
+    """Voxel size the network works at; scans of another size are resampled and carried back."""
+    crop: tuple[int, int, int] = (160, 192, 160)
+    """Box about the brain in voxels (right, anterior, superior): cut or padded, never squeezed."""
+    centre: Literal["brain", "grid"] = "brain"
+    """What the box is centred on; Med-DDPM takes the middle of the file's grid."""
+    high_percentile: float = 99.5
+    """Percentile of brain intensities that becomes +1; background is -1. 100 is the maximum."""
+    ceiling: float = 2.5
+    """Brightest intensity that is learned and drawn, in these units."""
+    width: int = 64
+    """Channels of the first level."""
+    multipliers: tuple[int, ...] = (1, 2, 3, 4)
+    """Width of each level as a multiple of `width`."""
+    blocks_per_level: int = 2
+    """Residual blocks of each encoder level."""
+    groups: int = 32
+    """Groups of every GroupNorm."""
+    max_period: float = 10_000.0
+    """Longest period of the time embedding, in timesteps."""
+    checkpointing: bool = False
+    """Recompute activations in the backward pass: slower, far less memory."""
+    label_drop: float = 0.1
+    """Share of training items whose tumour labels are hidden: what guidance needs."""
+    brain_drop: float = 0.05
+    """Share of training items that are told nothing at all, not even where the brain is."""
+    norm: Literal["l2", "l1"] = "l2"
+    """Squared or absolute error."""
+    balance: float = 0.5
+    """Weight of a region of n voxels ~ n^-balance for each voxel: 0 counts voxels alike, 1 gives
+    NCR, ED, ET, brain and background the same say."""
+    image_weight: float = 1.0
+    """Weight of the same error seen as an image, beside that of the bands (wavelet only)."""
+    lr: float = 1e-4
+    """Learning rate of AdamW."""
+    weight_decay: float = 0.0
+    """Weight decay of AdamW."""
+    augment: bool = True
+    """Flip left-right and shift the box by up to two voxels."""
+    lora_from: str = ""
+    """Fine-tune this checkpoint by LoRA: its settings are the defaults, its weights stay."""
+    lora_preset: Literal["light", "full", "last_two"] = "light"
+    """Layers that LoRA adapts: time, attention and shortcuts; all; or the last embeddings and the
+    output convolution, as the predecessor did."""
+    lora_rank: int = 8
+    """Rank of every adapted layer."""
+
+    def __post_init__(self) -> None:
+        if any(n < 1 or n % self.divisor for n in self.crop):
+            raise SynthError(
+                f"crop = {self.crop}: an edge is not a multiple of {self.divisor}",
+                hint="each level and the wavelet halve it once",
+            )
+        for name in ("label_drop", "brain_drop"):
+            if not 0 <= getattr(self, name) < 1:
+                raise SynthError(f"{name} = {getattr(self, name)}", hint="a share below 1")
+        if not 0 < self.high_percentile <= 100:
+            raise SynthError(f"high_percentile = {self.high_percentile}", hint="99.5, or 100")
+        if self.lora_rank < 1:
+            raise SynthError(f"lora_rank = {self.lora_rank}", hint="1 or more; 8 is usual")
+
+    @property
+    def divisor(self) -> int:
+        """Every edge of a box is a multiple of this."""
+        return 2 ** (len(self.multipliers) - 1 + (self.space == "wavelet"))
+
+    @property
+    def state_channels(self) -> int:
+        """Channels of what is diffused."""
+        return CONTRASTS * (BANDS if self.space == "wavelet" else 1)
+
+    @property
+    def condition_channels(self) -> int:
+        """Channels of the label map as the network sees it."""
+        return CLASSES * (BANDS if self.space == "wavelet" else 1)
+
+    def unet(self) -> UNetConfig:
+        """Return the U-Net this configuration describes: Med-DDPM's, in either space."""
+        return UNetConfig(
+            in_channels=self.state_channels + self.condition_channels,
+            out_channels=self.state_channels,
+            width=self.width,
+            multipliers=self.multipliers,
+            blocks_per_level=self.blocks_per_level,
+            skips="concat",
+            resample="conv",
+            middle_attention=True,
+            max_period=self.max_period,
+            groups=self.groups,
+            checkpointing=self.checkpointing,
+        )
+
+
+PRESETS: dict[str, Config] = {
+    # 55.9 M parameters on 32 bands and 32 of the label map
+    "brats23": Config(checkpointing=True),
+    # Dorjsembe et al. 2024: 57,562,564 parameters, cosine-250, raw timesteps, L1 on the noise
+    "meddpm": Config(
+        space="pixel", objective="eps", timesteps=250, crop=(192, 192, 144), centre="grid",
+        high_percentile=100, ceiling=1.0, multipliers=(1, 1, 2, 3, 4), max_period=1000,
+        label_drop=0, brain_drop=0, norm="l1", balance=0, lr=1e-5, augment=False,
+        checkpointing=True,
+    ),
+    # 1.9 M parameters: 3.8 MB in 16 bits
+    "tiny": Config(
+        spacing_mm=2.8, crop=(56, 64, 56), width=36, multipliers=(1, 1, 1), groups=6, lr=1e-3
+    ),
+}  # fmt: skip
+
+_BASE = TrainConfig(steps=300_000, batch_size=2, precision="bf16", ema_decay=0.9999,
+                    warmup_steps=1000, decay="cosine")  # fmt: skip
+_LORA = TrainConfig(steps=600, batch_size=2, ema_decay=0.99, warmup_steps=20, decay="cosine",
+                    validate_every=100, save_every=100, preview_every=300)  # fmt: skip
+TRAINING: dict[str, TrainConfig] = {
+    "brats23": _BASE,
+    "meddpm": TrainConfig(steps=100_000, accumulate=2, clip_norm=0, ema_decay=0.9995),
+    "tiny": TrainConfig(steps=3000, batch_size=2, ema_decay=0.998, warmup_steps=100,
+                        decay="cosine", validate_every=250, save_every=250, preview_every=1000),
+    "lora_light": _LORA,
+    "lora_full": _LORA,
+    "lora_last_two": _LORA,
+}  # fmt: skip
+LORA_RATES = {"light": 2e-3, "full": 1e-3, "last_two": 2e-3}
+
+
+def start(given: Mapping[str, Any]) -> tuple[str, Config] | None:
+    """Return what stands in for a preset: the base's own settings, for fine-tuning it, if asked."""
+    path = given.get("lora_from")
+    if not path:
+        return None
+    from synth.checkpoint import read_metadata
+    from synth.config import from_dict
+
+    facts = read_metadata(Path(path))
+    if facts["family"] != "ddpm_lora" or "base" in facts:
+        what = "an adapter itself" if "base" in facts else f"a {facts['family']} checkpoint"
+        raise SynthError(f"{path} is {what}", hint="--lora-from wants a whole ddpm_lora model")
+    layers = given.get("lora_preset", "light")
+    base = from_dict(Config, facts["config"])
+    return f"lora_{layers}", replace(base, lr=LORA_RATES.get(layers, base.lr))
+
+
+def adapted_layers(preset: str, blocks: int) -> tuple[str, tuple[str, ...]]:
+    """Return (regex of layers with low-rank updates, layers trained in full) of a LoRA preset.
+
+    `blocks` is the number of decoder blocks: the predecessor counted its layers from the end.
+    """
+    if preset == "full":
+        return ".*", ()
+    if preset == "light":
+        return r"time_embed\.\d|.*\.(emb_layers\.1|qkv|proj_out|skip_connection)", ()
+    last = "|".join(str(blocks - n) for n in (3, 2, 1))
+    return rf"output_blocks\.({last})\.0\.emb_layers\.1", ("out.2",)

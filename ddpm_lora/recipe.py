@@ -1,0 +1,178 @@
+"""How the model is trained: one denoising loss, in the diffused space and as an image.
+
+The same recipe trains a whole network and, by LoRA, a few matrices beside a frozen one: what
+differs is which parameters it names as its model, and how they are written.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.optim import AdamW, Optimizer
+
+from ddpm_lora.conditioning import NAMES, dropped, planes_of, voxel_weights
+from ddpm_lora.config import Config
+from ddpm_lora.data import SynthesisData
+from ddpm_lora.network import build, denoiser, schedule_of
+from ddpm_lora.spaces import BACKGROUND, BandStatistics, Space, space_of
+from synth import checkpoint
+from synth.case import MODALITIES, Case
+from synth.dataset import ArrayCache
+from synth.diffusion import q_sample, target, to_x0
+from synth.recipe import Writer
+from synth.sampling import dpmpp_2m, levels
+from synth.seeding import generator
+from synth.volume import Volume
+
+Batch = dict[str, Tensor]
+JUDGED_AT = (-4.0, -2.0, 0.0, 2.0, 4.0)
+"""Log-SNRs of the validation: the same for every objective, so that their errors compare."""
+PREVIEW_CALLS = 12
+
+
+class Recipe:
+    """The one-loss recipe of `synth.train`."""
+
+    def __init__(
+        self, config: Config, network: nn.Module, facts: Mapping[str, Any] | None = None
+    ) -> None:
+        self.config, self.network = config, network
+        self.model = network  # what is trained; LoRA trains less
+        self.schedule = schedule_of(config)
+        self.facts = dict(facts or {})
+
+    @property
+    def space(self) -> Space:
+        """The space, with the network's statistics where they are now."""
+        return space_of(self.config, self.network)
+
+    def optimizers(self) -> dict[str, Optimizer]:
+        """One AdamW."""
+        c = self.config
+        return {"model": AdamW(self.model.parameters(), lr=c.lr, weight_decay=c.weight_decay)}
+
+    def losses(self, batch: Batch) -> Iterator[tuple[str, Tensor]]:
+        """Denoise at a random level, labels hidden now and then."""
+        self.network.to(batch["image"].device)  # beside an adapter stands a base the loop ignores
+        t = torch.rand(len(batch["image"])) * (self.config.timesteps - 1)
+        if self.config.space == "pixel":
+            t = t.round()  # Med-DDPM was told whole timesteps
+        planes = planes_of(batch["classes"])
+        planes = dropped(planes, self.config.label_drop, self.config.brain_drop)
+        clean = self.space.state(batch["image"], head_of(batch))
+        noise = torch.randn(clean.shape).to(clean)  # the same draw on every device
+        logsnr = self.schedule.logsnr(t.to(clean.device))
+        answer = self.answer(q_sample(clean, noise, logsnr), logsnr, planes)
+        error = answer - target(clean, noise, logsnr, self.config.objective)
+        yield "model", self.loss(error, batch["classes"])
+
+    def answer(self, x_t: Tensor, logsnr: Tensor, planes: Tensor) -> Tensor:
+        """Ask the network."""
+        shown = torch.cat([x_t, self.space.condition(planes)], dim=1)
+        return self.network(shown, self.schedule.timestep(logsnr).float()).float()
+
+    def loss(self, error: Tensor, classes: Tensor) -> Tensor:
+        """The weighted error of the state; in wavelet space also of the image it makes.
+
+        As an image, each band counts by its own energy. Both parts are 1 for an error of 1.
+        """
+        c, space = self.config, self.space
+        weights = voxel_weights(classes, c.balance)
+        total = (self._size(error) * space.weights(weights)).mean()
+        if c.space == "wavelet" and c.image_weight:
+            image = space.difference(error)
+            unit = space.difference(torch.ones_like(error[:1, :, :1, :1, :1]))
+            unit = unit.square().mean((2, 3, 4), keepdim=True).sqrt()  # of each contrast
+            total = total + c.image_weight * (self._size(image / unit) * weights).mean()
+        return total
+
+    def _size(self, error: Tensor) -> Tensor:
+        return error.square() if self.config.norm == "l2" else error.abs()
+
+    @torch.no_grad()
+    def validate(self, batch: Batch) -> dict[str, float]:
+        """The loss, and the RMS error of the clean image by region, at fixed levels and noise."""
+        self.network.to(batch["image"].device)
+        c, space, classes, head = self.config, self.space, batch["classes"], head_of(batch)
+        clean = space.state(batch["image"], head)
+        noise = torch.randn(clean.shape, generator=generator("validation")).to(clean)
+        losses, squares = [], []
+        for level in JUDGED_AT:
+            logsnr = torch.full((len(clean),), level, device=clean.device)
+            x_t = q_sample(clean, noise, logsnr)
+            answer = self.answer(x_t, logsnr, planes_of(classes))
+            error = answer - target(clean, noise, logsnr, c.objective)
+            losses.append(float(self.loss(error, classes)))
+            x0 = to_x0(answer, x_t, logsnr, c.objective)
+            made = space.image(x0, head).clamp(BACKGROUND, c.ceiling)
+            squares.append((made - batch["image"]).square().mean(1))  # (B, X, Y, Z)
+        mean = torch.stack(squares).mean(0)
+        found = {"loss": float(np.mean(losses))}
+        for number, name in enumerate(NAMES, start=1):
+            if (here := classes == number).any():
+                found[f"rmse_{name}"] = float(mean[here].mean().sqrt())
+        return found
+
+    @torch.no_grad()
+    def preview(self, batch: Batch) -> dict[str, Volume]:
+        """Four scans drawn for one item's labels, beside its own."""
+        self.network.to(batch["image"].device)
+        planes = planes_of(batch["classes"])
+        like = self.space.state(batch["image"], head_of(batch))
+        x = torch.randn(like.shape, generator=generator("preview")).to(like)
+        walk = levels(self.schedule, PREVIEW_CALLS)
+        *_, last = dpmpp_2m(denoiser(self.network, self.config, planes), x, walk)
+        affine = np.diag([*[self.config.spacing_mm] * 3, 1.0])
+        shown = {"made": self.space.image(last.x, head_of(batch)), "real": batch["image"]}
+        return {
+            f"{m} {kind}": Volume(data=images[0, i : i + 1].float().cpu().numpy(), affine=affine)
+            for i, m in enumerate(MODALITIES)
+            for kind, images in shown.items()
+        }
+
+    def writer(self, describe: Mapping[str, Any]) -> Writer:
+        """Return what writes a checkpoint: the weights, and the site's intensities beside them."""
+
+        def publish(folder: Path, model: nn.Module, facts: dict[str, Any]) -> None:
+            checkpoint.write(folder, model=model, **describe, **facts, **self.facts)
+
+        return publish
+
+
+def head_of(batch: Batch) -> Tensor:
+    """Return where brain and tumour are, (B, 1, X, Y, Z)."""
+    return batch["classes"][:, None] > 0
+
+
+def assemble(
+    config: Config, training: Sequence[Case], held_out: Sequence[Case], *, cache: Path
+) -> tuple[Recipe, SynthesisData, SynthesisData | None]:
+    """Return (recipe, training items, validation items) for the loop."""
+    items = SynthesisData(training, config, cache=ArrayCache(cache))
+    validation = SynthesisData(held_out, config, cache=ArrayCache(cache), fixed=True)
+    facts = {"intensities": items.intensities()}
+    if config.lora_from:
+        from ddpm_lora.finetune import FineTuning  # peft takes seconds to import
+
+        recipe: Recipe = FineTuning(config, facts)
+    else:
+        network = build(config)
+        if config.space == "wavelet":
+            measure(network, items)
+        recipe = Recipe(config, network, facts)
+    return recipe, items, validation if held_out else None
+
+
+def measure(network: nn.Module, items: SynthesisData) -> None:
+    """Give a wavelet network the statistics of a cohort's bands."""
+    statistics = BandStatistics()
+    for index in range(len(items)):
+        arrays = items.prepared(index)
+        image = torch.from_numpy(np.float32(arrays["image"]))
+        statistics.add(image, torch.from_numpy(np.array(arrays["classes"]) > 0))
+    statistics.store(network)

@@ -1,0 +1,141 @@
+"""The two spaces: exact ways there and back, unit spread in the brain, Med-DDPM's axes."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import pywt
+import torch
+import torch.nn.functional as F  # noqa: N812
+from nibabel import orientations
+
+from ddpm_lora.config import PRESETS, Config
+from ddpm_lora.network import build
+from ddpm_lora.spaces import BACKGROUND, BandStatistics, Pixel, Space, clamped, space_of
+from synth.errors import SynthError
+
+WAVELET = Config(width=8, groups=4, multipliers=(1, 2), crop=(8, 12, 8))
+PIXEL = Config(width=8, groups=4, multipliers=(1, 2), crop=(8, 12, 8), space="pixel")
+SHAPE = (8, 12, 8)
+
+
+def normal(*shape: int, seed: int = 0) -> torch.Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+def brain() -> tuple[torch.Tensor, torch.Tensor]:
+    """An image of four contrasts of different brightness and a head of whole and broken blocks."""
+    head = torch.zeros(1, 1, *SHAPE, dtype=torch.bool)
+    head[..., 1:7, 2:11, 2:6] = True
+    offsets = torch.tensor([0.3, -0.2, 0.5, 0.0]).view(1, 4, 1, 1, 1)
+    image = torch.where(head, 0.2 * normal(1, 4, *SHAPE) + offsets, BACKGROUND)
+    return image, head
+
+
+def spaces() -> dict[str, Space]:
+    image, head = brain()
+    network = build(WAVELET)
+    statistics = BandStatistics()
+    statistics.add(image[0], head[0, 0])
+    statistics.store(network)
+    return {"wavelet": space_of(WAVELET, network), "pixel": space_of(PIXEL, build(PIXEL))}
+
+
+@pytest.mark.parametrize("name", ["wavelet", "pixel"])
+def test_images_come_back(name: str) -> None:
+    image, head = brain()
+    space = spaces()[name]
+    back = space.image(space.state(image, head), head)
+    # float32: whitening divides by spreads of 0.1
+    torch.testing.assert_close(back, image, atol=1e-5, rtol=0)
+    kept = clamped(space.state(image, head), head, space, 0.1)
+    torch.testing.assert_close(space.image(kept, head), image.clamp(max=0.1), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("name", ["wavelet", "pixel"])
+def test_a_difference_of_states_is_the_difference_of_images(name: str) -> None:
+    _, head = brain()
+    space = spaces()[name]
+    a, b = normal(1, 4, *SHAPE), normal(1, 4, *SHAPE, seed=1)
+    states = [space.state(i, torch.ones_like(head)) for i in (a, b)]
+    torch.testing.assert_close(space.difference(states[0] - states[1]), a - b, atol=1e-5, rtol=0)
+
+
+def test_bands_in_the_brain_have_unit_spread_and_the_background_is_nothing() -> None:
+    image, head = brain()
+    state = spaces()["wavelet"].state(image, head)[0]
+    blocks = F.avg_pool3d(head.float(), 2)[0, 0]
+    inside = state[:, blocks == 1]
+    assert torch.allclose(inside[::8].mean(1), torch.zeros(4), atol=1e-5)
+    assert torch.allclose(inside.square().mean(1), torch.ones(32), atol=1e-4)
+    assert torch.allclose(state[:, blocks == 0], torch.zeros(()), atol=1e-5)
+
+
+def test_statistics_are_those_of_pywt_bands() -> None:
+    image, _ = brain()
+    everywhere = torch.ones(SHAPE, dtype=torch.bool)
+    network, statistics = build(WAVELET), BandStatistics()
+    statistics.add(image[0], everywhere)
+    statistics.store(network)
+    for contrast in range(4):
+        bands = pywt.dwtn(image[0, contrast].double().numpy(), "haar")
+        for i, key in enumerate(sorted(bands)):
+            spread = float(network.get_buffer("band_spread")[8 * contrast + i])
+            centre = bands[key].mean() if key == "aaa" else 0
+            rms = np.sqrt(((bands[key] - centre) ** 2).mean())
+            assert spread == pytest.approx(rms, rel=1e-5)
+        low = float(network.get_buffer("band_mean")[8 * contrast])
+        assert low == pytest.approx(bands["aaa"].mean(), rel=1e-5)
+    with pytest.raises(SynthError, match="even"):
+        statistics.add(torch.zeros(4, 3, 4, 4), torch.ones(3, 4, 4, dtype=torch.bool))
+
+
+def test_pixel_space_has_the_axes_of_med_ddpm() -> None:
+    """An LPS file's array, transposed to z, y, x: by nibabel from a RAS array."""
+    ras = np.arange(np.prod(SHAPE)).reshape(SHAPE)
+    turn = orientations.ornt_transform(
+        orientations.axcodes2ornt("RAS"), orientations.axcodes2ornt("LPS")
+    )
+    lps = orientations.apply_orientation(ras, turn)
+    head = torch.ones(1, 1, *SHAPE, dtype=torch.bool)
+    state = Pixel().state(torch.from_numpy(ras)[None, None], head)
+    assert np.array_equal(state[0, 0].numpy(), lps.transpose(2, 1, 0))
+
+
+def test_low_bands_of_the_condition_are_shares_of_a_block() -> None:
+    planes = (normal(2, 4, *SHAPE) > 0.5).float()
+    seen = spaces()["wavelet"].condition(planes)
+    assert seen.shape[1] == WAVELET.condition_channels
+    torch.testing.assert_close(seen[:, ::8], F.avg_pool3d(planes, 2))
+    energy = 8 * seen.square().sum()  # nothing of the labels is lost
+    torch.testing.assert_close(energy, planes.square().sum())
+
+
+@pytest.mark.parametrize("name", ["wavelet", "pixel"])
+def test_weights_keep_their_mean(name: str) -> None:
+    weights = normal(2, 1, *SHAPE).exp()
+    pooled = spaces()[name].weights(weights)
+    torch.testing.assert_close(pooled.mean((1, 2, 3, 4)), weights.mean((1, 2, 3, 4)))
+
+
+@pytest.mark.parametrize(
+    ("preset", "count"), [("meddpm", 57_562_564), ("brats23", 55_939_424), ("tiny", 1_886_540)]
+)
+def test_presets_have_the_published_sizes(preset: str, count: int) -> None:
+    with torch.device("meta"):
+        network = build(PRESETS[preset])
+    assert sum(p.numel() for p in network.parameters()) == count
+    assert (len(network.state_dict()) == 338) == (preset == "meddpm")
+    if preset == "tiny":
+        assert 2 * count < 4e6  # bytes in 16 bits
+
+
+def test_impossible_settings_are_refused() -> None:
+    with pytest.raises(SynthError, match="not a multiple of 4"):
+        Config(width=8, groups=4, multipliers=(1, 2), crop=(8, 12, 6))
+    with pytest.raises(SynthError, match="label_drop = 1"):
+        Config(label_drop=1.0)
+    with pytest.raises(SynthError, match="high_percentile"):
+        Config(high_percentile=0)
+    with pytest.raises(SynthError, match="lora_rank"):
+        Config(lora_rank=0)
