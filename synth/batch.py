@@ -37,15 +37,16 @@ def run_batch(
 ) -> int:
     """Do every item that is not done; return the number that failed.
 
-    `work` returns what to say of the item. Mistakes of the data (SynthError) are reported and the
-    next item follows; anything else is a bug and stops.
+    `work` returns what to say of the item; `done` may refuse one that was made otherwise. Mistakes
+    of the data (SynthError) are reported and the next item follows; anything else is a bug and
+    stops.
     """
     failed = skipped = 0
     for number, item in enumerate(items, start=1):
-        if done(item):
-            skipped += 1
-            continue
         try:
+            if done(item):
+                skipped += 1
+                continue
             log.info("[%d/%d] %s: %s", number, len(items), name(item), work(item))
         except SynthError as error:
             failed += 1

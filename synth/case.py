@@ -33,6 +33,9 @@ SUFFIXES = {
 # Med-DDPM keeps one folder a modality, the same file name (more or less) in each.
 FOLDERS = {"t1": "t1n", "t1ce": "t1c", "t2": "t2w", "flair": "t2f", "seg": "seg", "mask": "seg"}
 
+# What `synth masks` appends to the id of the real case.
+_MADE = re.compile(r"-(healthy|tumour)\d+$")
+
 # Scheme → region → labels, outer regions first. The tumour is always WT.
 SCHEMES: dict[str, dict[str, tuple[int, ...]]] = {
     "brats2021": {"WT": (1, 2, 4), "TC": (1, 4), "ET": (4,)},
@@ -58,7 +61,17 @@ class Case:
     @property
     def patient(self) -> str:
         """The id without its time point: `BraTS-GLI-00001-000` → `BraTS-GLI-00001`."""
-        return re.sub(r"^(BraTS-\w+-\d+)-\d+$", r"\1", self.id)
+        return re.sub(r"^(BraTS-\w+-\d+)-\d+$", r"\1", self.origin)
+
+    @property
+    def origin(self) -> str:
+        """The id of the real case that `synth masks` made this one from; its own if it is real."""
+        return _MADE.sub("", self.id)
+
+    @property
+    def is_made(self) -> bool:
+        """Whether `synth masks` made it."""
+        return self.origin != self.id
 
     def path(self, role: str) -> Path:
         """Return the file of a role, or say that it is missing."""
@@ -122,6 +135,7 @@ def region(labels: np.ndarray, scheme: str, name: str) -> np.ndarray:
 
 def guess_scheme(case_id: str) -> str:
     """Infer the label scheme from a case id: PED, ≤ 2021, post-treatment (time point ≥ 100)."""
+    case_id = _MADE.sub("", case_id)
     if case_id.startswith("BraTS-PED"):
         return "ped2024"
     if re.match(r"BraTS(20|21)?\d{2}_", case_id):

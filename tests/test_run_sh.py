@@ -185,7 +185,7 @@ def test_the_predecessors_keys_reach_the_verb(checkout, mode):
         assert values["modalities"] == ["t1n", "t2f"]
         assert values["out"] == values["resume"] == Path("runs/a")
     else:
-        assert (values["steps"], values["samples"], values["schedule"]) == (20, 2, "linear")
+        assert (values["steps"], values["samples"], values["noise_schedule"]) == (20, 2, "linear")
         assert values["steps_scheduler"] == VALUES["STEPS_SCHEDULER"]
         assert (values["begin"], values["end"], values["model"]) == (0, "end", Path("runs/a"))
 

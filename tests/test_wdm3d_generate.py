@@ -189,6 +189,32 @@ def test_a_killed_batch_goes_on(model: Path, tmp_path: Path) -> None:
     kill_and_go_on(model, tmp_path, kills=3, cases=4)
 
 
+def test_what_was_made_otherwise_is_not_taken_for_done(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = cohort(tmp_path / "data", 2)
+    words = ["inpaint", str(data), "-o", str(tmp_path / "out"), "--model", str(model)]
+    assert main(words) == 0
+    before = scans(tmp_path / "out")
+    assert main([*words, "--device", "cpu"]) == 0
+    assert main([*words, "--seed", "7"]) == 2
+    assert "was made with seed = 0, not 7" in capsys.readouterr().err
+    other = save_model(tmp_path / "other", spacing_mm=2.0)
+    assert main([*words[:-1], str(other)]) == 2
+    assert "was made with weights" in capsys.readouterr().err
+    mask = next(data.rglob("BraTS-GLI-00002-000-mask.nii.gz"))
+    smaller = Volume.load_mask(mask)
+    smaller.data[:, :, :, smaller.data.any((0, 1, 2)).argmax()] = False
+    smaller.save(mask)
+    assert main(words) == 2
+    said = capsys.readouterr().err
+    assert "BraTS-GLI-00002-000-t1n-inference.nii.gz was made from other files" in said
+    assert "0 made, 1 already there, 1 failed" in said
+    assert scans(tmp_path / "out") == before
+    assert main([*words, "--force"]) == 0
+    assert scans(tmp_path / "out") != before
+
+
 @pytest.mark.slow
 def test_a_batch_killed_twenty_times_goes_on(model: Path, tmp_path: Path) -> None:
     kill_and_go_on(model, tmp_path, kills=20, cases=8)

@@ -1,6 +1,7 @@
 """The recipe learns, validates by the truth, and trains through the real command line."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -162,3 +163,20 @@ def test_the_ssim_loss_is_one_minus_the_ssim_of_the_painted_image(cohort: Path) 
     similar = ssim_map((whole + 1) / 2, (batch["truth"] + 1) / 2)
     inside = [1 - s[r > 0].mean() for s, r in zip(similar, batch["roi"], strict=True)]
     assert float(answers[1] - answers[0]) == pytest.approx(2 * float(sum(inside) / 2), rel=1e-4)
+
+
+def test_a_run_of_other_settings_or_a_missing_gpu_is_refused_before_data_are_prepared(
+    cohort: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["train", "wdm3d", "--data", str(cohort), "-o", str(tmp_path / "run"), "--crop", "16"]
+    words += ["--width", "8", "--groups", "4", "--multipliers", "1", "2", "--steps", "1"]
+    assert main([*words, "--device", "cpu", "--validation-share", "0"]) == 0
+    shutil.rmtree(tmp_path / "run" / "cache")
+    capsys.readouterr()
+    for more, said in ((["--atlas", "4"], "was begun with atlas = 32"),):
+        assert main([*words, *more, "--validation-share", "0"]) == 2
+        assert said in capsys.readouterr().err
+    if not torch.cuda.is_available():
+        assert main([*words, "--device", "cuda", "--validation-share", "0"]) == 2
+        assert "device cuda is not available" in capsys.readouterr().err
+    assert not (tmp_path / "run" / "cache").exists()

@@ -5,9 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 from synth.case import Case, guess_scheme, region, split_name
+from synth.unhealthy import dilated_tumour
 from synth.volume import Volume
 from wdm3d.config import Config
-from wdm3d.data import dilated_tumour, load_images
+from wdm3d.data import load_images
 
 
 def case_of(
@@ -21,18 +22,30 @@ def case_of(
     return case.with_scheme(guess_scheme(case_id) if scheme == "auto" else scheme)
 
 
-def scans_of(case: Case, config: Config) -> tuple[Volume, list[Path]]:
-    """Return the scan to fill, one channel a contrast, and its files; a voided t1n will do."""
-    if config.modalities == ("t1n",) and "t1n" not in case.files and "voided" in case.files:
-        return case.load("voided"), [case.path("voided")]
-    return load_images(case, config.modalities), [case.path(m) for m in config.modalities]
+def sources_of(case: Case, config: Config) -> list[Path]:
+    """Return the files that the answer depends on: the scans, and the mask or the labels."""
+    return [case.path(role) for role in (*_scans(case, config), _hole(case))]
 
 
-def hole_of(case: Case, image: Volume) -> tuple[Volume, Path]:
-    """Return what to paint and the file it follows from: the mask, or the dilated tumour."""
-    if "mask" in case.files or "seg" not in case.files:
-        return case.load("mask"), case.path("mask")
+def scans_of(case: Case, config: Config) -> Volume:
+    """Return the scan to fill, one channel a contrast; a voided t1n will do."""
+    return load_images(case, _scans(case, config))
+
+
+def hole_of(case: Case, image: Volume) -> Volume:
+    """Return what to paint: the mask, or the dilated tumour."""
+    if _hole(case) == "mask":
+        return case.load("mask")
     labels = case.load("seg")
     image.require_same_grid(labels, ("image", "seg"))
     tumour = region(labels.data[0], case.scheme, "WT")
-    return labels.with_data(dilated_tumour(tumour, image.spacing_mm)), case.path("seg")
+    return labels.with_data(dilated_tumour(tumour, image.spacing_mm))
+
+
+def _scans(case: Case, config: Config) -> tuple[str, ...]:
+    voided = "t1n" not in case.files and "voided" in case.files
+    return ("voided",) if voided and config.modalities == ("t1n",) else config.modalities
+
+
+def _hole(case: Case) -> str:
+    return "mask" if "mask" in case.files or "seg" not in case.files else "seg"

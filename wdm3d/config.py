@@ -71,6 +71,9 @@ class Config:
     """Weight decay of AdamW."""
     shape_scale: tuple[float, float] = (0.8, 1.25)
     """Factor range by which mask shapes are resized."""
+    given_masks: Literal["made", "all"] = "made"
+    """Cases whose own mask-healthy is the hole in training: those that `synth masks` made, or all
+    that have one; in the others a mask is placed anew each time."""
     augment: bool = True
     """Flip left-right, vary gamma and bias field."""
 

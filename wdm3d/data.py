@@ -14,47 +14,19 @@ import torch
 from scipy import ndimage
 from torch import Tensor
 
-from synth.case import Case, region
+from synth.case import Case
 from synth.dataset import ArrayCache, Arrays, bias_field, fingerprint, gamma
 from synth.errors import SynthError
 from synth.fill import mirror_axis
 from synth.metrics import intensity_window
-from synth.placement import Site, components, place, site
+from synth.placement import ANY_NEIGHBOUR, Site, components, place, site
 from synth.prepare import HIGH_PERCENTILE, brain_mask, prepare
 from synth.seeding import mix
+from synth.unhealthy import tumour_mask
 from synth.volume import Volume
 from wdm3d.boxes import box_around, crop
 from wdm3d.config import Config
 from wdm3d.scene import BACKGROUND, Scene, brain_frame, view
-
-DILATION_MM = 5.0
-MIN_COMPONENT_MM3 = 800.0
-
-
-def tumour_mask(case: Case, image: Volume) -> np.ndarray:
-    """Return what is not healthy: the given mask, or the whole tumour dilated by 5 mm."""
-    if "unhealthy" in case.files:
-        mask = case.load("unhealthy")
-        image.require_same_grid(mask, ("image", "mask-unhealthy"))
-        return mask.data[0]
-    if "seg" not in case.files:
-        return np.zeros(image.shape, bool)
-    labels = case.load("seg")
-    image.require_same_grid(labels, ("image", "seg"))
-    return dilated_tumour(region(labels.data[0], case.scheme, "WT"), image.spacing_mm)
-
-
-def dilated_tumour(tumour: np.ndarray, spacing_mm: Sequence[float]) -> np.ndarray:
-    """Fill holes, drop specks below 800 mm³, and dilate by 5 mm: the challenge's unhealthy mask."""
-    voxel = float(np.prod(spacing_mm))
-    labels, _ = ndimage.label(ndimage.binary_fill_holes(tumour), np.ones((3, 3, 3)))
-    sizes = np.bincount(labels.ravel()) * voxel
-    keep = sizes >= MIN_COMPONENT_MM3
-    keep[0] = False
-    kept = keep[labels]
-    if not kept.any():
-        return kept
-    return ndimage.distance_transform_edt(~kept, sampling=spacing_mm) < DILATION_MM
 
 
 def load_images(case: Case, modalities: Sequence[str]) -> Volume:
@@ -131,7 +103,9 @@ class InpaintingData:
         shapes = []
         for index in range(len(self)):
             arrays = self.prepared(index)
-            for role in ("unhealthy", "healthy"):
+            own = self.cases[index]
+            # A made case repeats the tumour of the case it was made from.
+            for role in ("healthy",) if own.is_made else ("unhealthy", "healthy"):
                 if role in arrays:
                     shapes += components(arrays[role], min_voxels=8)
         limit = 0.75 * self.config.crop  # larger shapes would leave the network no context
@@ -140,7 +114,8 @@ class InpaintingData:
     def _draw(self, index: int, seed: int) -> Arrays | None:
         arrays = self.prepared(index)
         rng = np.random.default_rng(seed)
-        if self.fixed:
+        given = not self.fixed and self._has_given_mask(index)
+        if self.fixed or given:
             roi = cast(np.ndarray, arrays.get("healthy"))
             assert roi is not None, "validation needs mask-healthy"
         else:
@@ -152,6 +127,10 @@ class InpaintingData:
         if self.config.augment and not self.fixed:
             image = bias_field(gamma(image, rng), rng)
         hole = roi | arrays["unhealthy"]
+        if given:  # the box sees one part; the others are holes beside it, as in use
+            if not roi.any():  # it fell between the voxels of the model's grid
+                return None
+            roi = _random_part(roi, rng)
         known = arrays["brain"] & ~hole
         centre, reach = brain_frame(known)
         scene = Scene(
@@ -168,12 +147,23 @@ class InpaintingData:
             scene, roi = flipped(scene), roi[::-1]
         return item_of(scene, roi, self.config, rng)
 
+    def _has_given_mask(self, index: int) -> bool:
+        """Whether a training case comes with the mask that it is to be trained on."""
+        case = self.cases[index]
+        return "healthy" in case.files and (case.is_made or self.config.given_masks == "all")
+
     def _site(self, index: int) -> Site:
         if index not in self._sites:
             arrays = self.prepared(index)
             spacing = (self.config.spacing_mm,) * 3
             self._sites[index] = site(arrays["brain"], arrays["unhealthy"], spacing)
         return self._sites[index]
+
+
+def _random_part(mask: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Return the connected component of a random voxel."""
+    numbers, _ = ndimage.label(mask, ANY_NEIGHBOUR)
+    return numbers == numbers.ravel()[rng.choice(np.flatnonzero(mask))]
 
 
 def fitted(image: np.ndarray, known: np.ndarray) -> np.ndarray:

@@ -78,8 +78,8 @@ class Inpainter:
         return list(targets.values())
 
     def _fill(self, case: Case, target: Path) -> Path:
-        image, _ = scans_of(case, self.model.config)
-        mask, _ = hole_of(case, image)
+        image = scans_of(case, self.model.config)
+        mask = hole_of(case, image)
         result = inpaint(
             image, mask, model=self.model, seed=self.seed, plan=self.plan, name=case.id
         )

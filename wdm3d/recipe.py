@@ -145,6 +145,7 @@ def assemble(
     """Return (recipe, training items, validation items) for the loop."""
     items = InpaintingData(training, config, cache=ArrayCache(cache))
     judged = [c for c in held_out if "healthy" in c.files]
+    judged = [c for c in judged if not c.is_made] or judged  # real masks are what counts
     validation = InpaintingData(judged, config, cache=ArrayCache(cache), fixed=True)
     return Recipe(config, atlas=mean_brain(items)), items, validation if judged else None
 

@@ -76,6 +76,7 @@ def inpaint(
     """
     from synth.batch import chosen, run_batch
     from synth.devices import pick
+    from synth.manifest import file_hash
     from wdm3d.generate import load
 
     solver = {"steps": steps, "sampler": sampler, "spacing": spacing}
@@ -85,7 +86,8 @@ def inpaint(
     loaded = load(model, pick(device))
     _require_trained_as(loaded.config, model, mode, noise_schedule)
     plan = plan.suited_to(loaded.config)
-    arguments = {"seed": seed, "model": str(model), "device": device, **vars(plan)}
+    settings = {"seed": seed, "weights": file_hash(loaded.path), **vars(plan)}
+    arguments = {"model": str(model), "device": device, **settings}
 
     def target(case: Case) -> Path:
         return out / f"{case.id}-t1n-inference.nii.gz"
@@ -94,7 +96,7 @@ def inpaint(
         cases,
         lambda case: _paint(case, target(case), loaded, plan, arguments),
         name=lambda case: case.id,
-        done=lambda case: not force and target(case).exists(),
+        done=lambda case: not force and _is_made(case, target(case), loaded.config, settings),
     )
     return 2 if failed else 0
 
@@ -155,21 +157,50 @@ def _cases(data: Path, mask: Path | None, seg: Path | None, scheme: str) -> list
     return [case_of(data, mask=mask, seg=seg, scheme=scheme)]
 
 
+def _is_made(case: Case, target: Path, config: Any, settings: dict[str, Any]) -> bool:
+    """Whether the case is done; refuse one that was made of other files or otherwise."""
+    record = _record(target, case)
+    if not target.exists() or not record.exists():
+        return target.exists()
+    import json
+
+    from synth.manifest import file_hash
+    from wdm3d.cases import sources_of
+
+    made = json.loads(record.read_text(encoding="utf-8"))
+    for name, value in settings.items():
+        if made["arguments"].get(name, value) != value:
+            raise SynthError(
+                f"{target} was made with {name} = {made['arguments'][name]}, not {value}",
+                hint="--force makes it again; or choose another --out",
+            )
+    if made["inputs"] != {path.name: file_hash(path) for path in sources_of(case, config)}:
+        raise SynthError(
+            f"{target} was made from other files: {', '.join(made['inputs'])}",
+            hint="--force makes it again; or choose another --out",
+        )
+    return True
+
+
+def _record(target: Path, case: Case) -> Path:
+    # A folder of its own: challenge containers may put nothing beside the scans.
+    return target.parent / "records" / f"{case.id}.json"
+
+
 def _paint(case: Case, target: Path, loaded: Any, plan: Any, arguments: dict[str, Any]) -> str:
     from synth.config import write_json
     from synth.manifest import manifest
-    from wdm3d.cases import hole_of, scans_of
+    from wdm3d.cases import hole_of, scans_of, sources_of
     from wdm3d.generate import inpaint as paint
 
-    image, sources = scans_of(case, loaded.config)
-    mask, mask_source = hole_of(case, image)
+    image = scans_of(case, loaded.config)
+    mask = hole_of(case, image)
     result = paint(image, mask, model=loaded, seed=arguments["seed"], plan=plan, name=case.id)
     names = loaded.config.modalities
-    record = manifest("inpaint", arguments, [*sources, mask_source], **result.facts)
+    record = manifest("inpaint", arguments, sources_of(case, loaded.config), **result.facts)
     if result.spread is not None:
         _save(result.spread, target, names, "sd")
-    # A folder of its own: challenge containers may put nothing beside the scans.
-    write_json(target.parent / "records" / f"{case.id}.json", record)
+    write_json(_record(target, case), record)
     _save(result.image, target, names, "inference")  # last: its presence means done
     return f"{result.facts['network_calls']} calls, {result.facts['seconds']} s"
 

@@ -54,21 +54,25 @@ def train(
 
     import torch
 
+    from synth.devices import pick
+    from synth.loop.run_state import require_begun_alike
     from synth.seeding import mix
     from synth.split import data_hash
     from synth.train import train as run
 
-    torch.manual_seed(mix(loop.seed, "initial weights"))
-
-    recipe, items, validation = families.room(family, "recipe").assemble(
-        config, training, held_out, cache=folder / "cache"
-    )
     describe = {
         "family": family,
         "preset": preset,
         "config": config,
         "data_hash": data_hash([*training, *held_out]),
     }
+    require_begun_alike(folder, describe)
+    if device != "auto":  # auto is left to Accelerate, which deals devices to processes
+        pick(device)
+    torch.manual_seed(mix(loop.seed, "initial weights"))
+    recipe, items, validation = families.room(family, "recipe").assemble(
+        config, training, held_out, cache=folder / "cache"
+    )
     print(f"{family}/{preset}: {len(training)} cases, {len(held_out)} held out → {folder}")
     summary = run(
         recipe,

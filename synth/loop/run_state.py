@@ -10,6 +10,7 @@ import json
 import logging
 import pickle
 from collections.abc import Mapping
+from dataclasses import is_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -103,6 +104,13 @@ def read(folder: Path, who: Mapping[str, Any], config: TrainConfig) -> dict[str,
     _require_same(json.loads(state["identity"]), who, folder.parent)
     _mention_changes(json.loads(state["training"]), to_dict(config))
     return state
+
+
+def require_begun_alike(out: Path, describe: Mapping[str, Any]) -> None:
+    """Refuse, before anything is prepared, to go on with a run of other settings or data."""
+    if (out / "last").is_dir():
+        now = {k: to_dict(v) if is_dataclass(v) else v for k, v in describe.items()}
+        _require_same(checkpoint.read_metadata(out / "last"), now, out)
 
 
 def _require_same(saved: Mapping[str, Any], now: Mapping[str, Any], out: Path) -> None:
