@@ -34,7 +34,7 @@ SUFFIXES = {
 FOLDERS = {"t1": "t1n", "t1ce": "t1c", "t2": "t2w", "flair": "t2f", "seg": "seg", "mask": "seg"}
 
 # What `synth masks` appends to the id of the real case.
-_MADE = re.compile(r"-(healthy|tumour)\d+$")
+_MADE = re.compile(r"(-(healthy|tumour|synth)\d+)+$")
 
 # Scheme → region → labels, outer regions first. The tumour is always WT.
 SCHEMES: dict[str, dict[str, tuple[int, ...]]] = {

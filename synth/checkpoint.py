@@ -170,11 +170,15 @@ def load(path: str | Path, *, device: str | torch.device = "cpu") -> Checkpoint:
     )
 
 
+def or_shipped(path: str | Path) -> Path:
+    """Return the path, or where this package's own weights of that name are."""
+    path = Path(path)
+    return SHIPPED / path if not path.exists() and (SHIPPED / path).exists() else path
+
+
 def locate(path: str | Path) -> Path:
     """Return the safetensors file that `path` means: itself, the folder's, or the run's best."""
-    path = Path(path)
-    if not path.exists() and (SHIPPED / path / WEIGHTS).is_file():
-        path = SHIPPED / path
+    path = or_shipped(path)
     if path.is_file():
         return path
     for place, name in product((path, path / "best", path / "last"), (WEIGHTS, ADAPTER)):

@@ -121,7 +121,13 @@ def data_hash(cases: Iterable[Case]) -> str:
     """Return a fingerprint of a cohort: its ids, roles and file sizes (contents are not read)."""
     digest = hashlib.blake2b(digest_size=8)
     for case in cases:
-        sizes = [f"{role}:{p.stat().st_size}" for role, p in case.files.items() if p.exists()]
+        for path in case.files.values():
+            if not path.exists():
+                raise SynthError(
+                    f"{case.id}: {path} is not there",
+                    hint="the paths of a split are relative to --data",
+                )
+        sizes = [f"{role}:{p.stat().st_size}" for role, p in case.files.items()]
         digest.update(f"{case.id} {' '.join(sizes)}\n".encode())
     return digest.hexdigest()
 

@@ -63,4 +63,4 @@ def test_training_by_a_historical_name(tmp_path: Path, capsys: pytest.CaptureFix
     config = json.loads((run / "last" / "config.json").read_text())["config"]
     assert (config["mode"], config["mse"]) == ("always_known_healthy", 10)
     assert main([*words, "--resume", str(run), "--steps", "2"]) == 0
-    assert '"step": 2' in capsys.readouterr().out
+    assert "step 2 of 2" in capsys.readouterr().out

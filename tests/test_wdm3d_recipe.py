@@ -180,3 +180,13 @@ def test_a_run_of_other_settings_or_a_missing_gpu_is_refused_before_data_are_pre
         assert main([*words, "--device", "cuda", "--validation-share", "0"]) == 2
         assert "device cuda is not available" in capsys.readouterr().err
     assert not (tmp_path / "run" / "cache").exists()
+
+
+def test_a_split_of_another_folder_is_told(
+    cohort: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    split = {"training": [{"t1n": "a/BraTS-GLI-00001-000-t1n.nii.gz"}]}
+    (tmp_path / "split.json").write_text(json.dumps(split))
+    words = ["train", "wdm3d", "--data", str(cohort), "--split", str(tmp_path / "split.json")]
+    assert main([*words, "-o", str(tmp_path / "run"), "--validation-share", "0"]) == 2
+    assert "relative to --data" in capsys.readouterr().err

@@ -23,7 +23,9 @@ VERBS = {
     "check": ("data", "examine a data folder: one line a case, what is wrong and how to mend it"),
     "evaluate": ("evaluate", "judge predictions by the challenge metrics, beside classical fills"),
     "train": ("models", "train a family on a cohort; the same command resumes"),
+    "masks": ("masks", "new tumours and healthy masks: drawn from noise, placed in brains"),
     "inpaint": ("inpaint", "paint healthy tissue where a mask or a tumour is"),
+    "sample": ("sample", "draw t1n, t1c, t2w and t2f from label maps, as a site's scans look"),
     "convert": ("models", "read the weights of a public project into a checkpoint folder"),
     "info": ("models", "show versions, devices, families and presets, or a checkpoint"),
 }

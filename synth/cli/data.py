@@ -102,5 +102,9 @@ def demo(*, out: Path = Path("runs/demo"), cases: int = 6, seed: int = 0, worker
     folders = [case.path("t1n").parent for case in discover(cohort)]
     picture = cohort_montage(folders, out / "cohort.png", title="demo cohort")
     print(f"\nLook at {picture}: {cases} brains, four contrasts, tumour and healthy mask.")
-    print("Next: bash run.sh MODE=check DATA_DIR=<your data>, or bash run.sh MODE=help")
+    print(
+        "Next, remove their tumours: bash run.sh MODE=c_sample"
+        f" DATA_DIR={cohort} OUTPUT_DIR={out / 'filled'}"
+    )
+    print("Then your own data: bash run.sh MODE=check DATA_DIR=/path/to/cases; MODE=help lists all")
     return 0

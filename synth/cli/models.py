@@ -84,8 +84,18 @@ def train(
         device=device,
         write=recipe.writer(describe) if hasattr(recipe, "writer") else None,
     )
-    print(dumps({k: summary[k] for k in ("step", "stopped", "best", "metrics", "seconds")}))
+    _conclude(summary, loop, folder)
     return 0
+
+
+def _conclude(summary: dict[str, Any], loop: TrainConfig, folder: Path) -> None:
+    scores = ", ".join(f"{name} {value:.4g}" for name, value in summary["metrics"].items())
+    best = f"; best {loop.keep} {summary['best']:.4g}" if summary["best"] is not None else ""
+    print(
+        f"step {summary['step']} of {loop.steps}{': ' if scores else ''}{scores}{best} → {folder}"
+    )
+    if summary["stopped"]:
+        print("stopped early; the same command goes on")
 
 
 def train_settings(words: Sequence[str]) -> tuple[type, ...]:

@@ -88,8 +88,24 @@ def read(folder: Path, who: Mapping[str, Any], config: TrainConfig) -> dict[str,
                 hint="choose another output folder",
             )
         return None
+    state = _load(path)
+    _require_same(json.loads(state["identity"]), who, folder.parent)
+    _mention_changes(json.loads(state["training"]), to_dict(config))
+    return state
+
+
+def require_begun_alike(out: Path, describe: Mapping[str, Any]) -> None:
+    """Refuse, before anything is prepared, to go on with a run of other settings or data."""
+    path = out / "last" / checkpoint.STATE
+    if path.exists():
+        saved = json.loads(_load(path)["identity"])
+        now = {k: to_dict(v) if is_dataclass(v) else v for k, v in describe.items() if k in saved}
+        _require_same(saved, now, out)
+
+
+def _load(path: Path) -> dict[str, Any]:
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
         number = state["format"]
     except (*checkpoint.TORN, pickle.UnpicklingError) as error:
         raise SynthError(
@@ -101,16 +117,7 @@ def read(folder: Path, who: Mapping[str, Any], config: TrainConfig) -> dict[str,
             f"{path} has format {number}, this version resumes format {FORMAT}",
             hint="finish the run with the version that began it",
         )
-    _require_same(json.loads(state["identity"]), who, folder.parent)
-    _mention_changes(json.loads(state["training"]), to_dict(config))
     return state
-
-
-def require_begun_alike(out: Path, describe: Mapping[str, Any]) -> None:
-    """Refuse, before anything is prepared, to go on with a run of other settings or data."""
-    if (out / "last").is_dir():
-        now = {k: to_dict(v) if is_dataclass(v) else v for k, v in describe.items()}
-        _require_same(checkpoint.read_metadata(out / "last"), now, out)
 
 
 def _require_same(saved: Mapping[str, Any], now: Mapping[str, Any], out: Path) -> None:

@@ -1,0 +1,232 @@
+"""Draw t1n, t1c, t2w and t2f for a label map, on its own grid, as a site would have scanned them.
+
+    loaded = load(lora=["runs/site_b"])
+    scans = draw(read(case), loaded, Plan(seed=3), index=0).scans
+
+What is drawn follows from (seed, id of the label map, index) and the model, and nothing else.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from scipy import ndimage
+
+from ddpm_lora import merging
+from ddpm_lora.conditioning import planes_of
+from ddpm_lora.config import CONTRASTS, Config
+from ddpm_lora.data import frame_about
+from ddpm_lora.label_maps import LabelMap
+from ddpm_lora.network import denoiser, schedule_of
+from ddpm_lora.spaces import BACKGROUND, space_of
+from synth import checkpoint
+from synth.case import MODALITIES
+from synth.checkpoint import SHIPPED, Checkpoint
+from synth.errors import SynthError
+from synth.prepare import Frame
+from synth.sampling import Step, ddim, ddpm, dpmpp_2m, dpmpp_2m_sde, levels, noise_like
+from synth.seeding import generator, mix
+from synth.volume import Volume
+
+Sampler = Literal["dpmpp_2m", "dpmpp_2m_sde", "ddim", "ddpm"]
+DEFAULT_MODEL = Path("weights/ddpm_lora")
+CALLS = 20
+UNKNOWN_SITE = {"low": 0.0, "high": 1000.0, "log_spread": 0.0}
+WHOLE_FROM = 100.0  # grey levels that a scan spans at least if it is to be stored as whole numbers
+LARGEST = 32767  # of int16
+DIMMEST = 1e-3  # of the scale: brain is never as dark as the background, which is 0
+OTHER_UNIT = 3.0, 0.05  # a brain of so many edges of the model's box is not measured in mm
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """How scans are drawn."""
+
+    steps: int | None = None
+    """Network calls; None is 20, for ddpm as many as the model was trained on."""
+    sampler: Sampler = "dpmpp_2m"
+    guidance: float = 1.0
+    """1 draws as trained; above, labels count for more, at twice the cost."""
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.steps is not None and self.steps < 1:
+            raise SynthError(f"--steps {self.steps}", hint="at least 1; 20 is usual")
+
+    def calls(self, config: Config) -> int:
+        """Return the steps of a draw."""
+        return self.steps or (config.timesteps if self.sampler == "ddpm" else CALLS)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Drawn:
+    """Four scans of one label map, and what it took."""
+
+    scans: Mapping[str, Volume]
+    """By contrast: int16 where the site's scans span whole numbers, else float32; 0 outside."""
+    facts: Mapping[str, Any]
+    """network_calls, seconds, intensities."""
+
+
+def load(
+    model: str | Path | None = None, lora: Sequence[str | Path] = (), device: str = "cpu"
+) -> Checkpoint:
+    """Load a model with adapters merged in, each a folder or "folder:weight".
+
+    Without `model` the adapters find their base; without either it is weights/ddpm_lora.
+    """
+    if lora:
+        words = [_shipped(word) for word in lora]
+        loaded = merging.load(words, base=model, device=device)
+    else:
+        loaded = checkpoint.load(model or DEFAULT_MODEL, device=device)
+    if loaded.family != "ddpm_lora":
+        raise SynthError(
+            f"{model or loaded.path} is a {loaded.family} checkpoint",
+            hint="scans are drawn by one of ddpm_lora",
+        )
+    for parameter in loaded.model.parameters():
+        if parameter.ndim == 5:
+            parameter.data = parameter.data.to(memory_format=torch.channels_last_3d)
+    if "intensities" not in loaded.metadata:
+        log.warning(
+            "the model does not say how bright its site's scans are: -1 … 1 becomes %g … %g",
+            UNKNOWN_SITE["low"],
+            UNKNOWN_SITE["high"],
+        )
+    return loaded
+
+
+def draw(labels: LabelMap, loaded: Checkpoint, plan: Plan, *, index: int = 0) -> Drawn:
+    """Draw the index-th set of scans of a label map."""
+    started = time.monotonic()
+    config: Config = loaded.config
+    _require_millimetres(labels, config)
+    # One voxel of air all round: a brain that fills its grid is not taken for the background.
+    padded = np.pad(labels.classes, 1)
+    affine = labels.grid.affine.copy()
+    affine[:3, 3] -= affine[:3, :3].sum(axis=1)
+    head = Volume(data=(padded > 0).astype(np.float32)[None], affine=affine)
+    frame = frame_about(head, config, whole=True)
+    classes = frame.bring(padded[None], nearest=True)[0]
+    try:
+        image = _image(classes, loaded, plan, generator(plan.seed, labels.id, index))
+    except (RuntimeError, MemoryError) as error:  # torch has its own and several others
+        if not isinstance(error, MemoryError) and "memory" not in str(error):
+            raise
+        raise SynthError(
+            f"out of memory for a box of {' × '.join(map(str, frame.shape))} voxels",
+            hint="free memory on the device, or use --device cpu",
+        ) from error
+    native = _home(image, classes > 0, frame)[:, 1:-1, 1:-1, 1:-1]
+    rng = np.random.default_rng(mix(plan.seed, labels.id, index, "intensities"))
+    scales = site_scales(loaded.metadata.get("intensities"), rng)
+    scans = in_scanner_units(native, labels.classes > 0, scales)
+    return Drawn(
+        scans={m: labels.grid.with_data(scan) for m, scan in zip(MODALITIES, scans, strict=True)},
+        facts={
+            "network_calls": plan.calls(config) * (1 if plan.guidance == 1 else 2),
+            "seconds": round(time.monotonic() - started, 2),
+            "intensities": {m: [round(v, 3) for v in s] for m, s in scales.items()},
+        },
+    )
+
+
+def _require_millimetres(labels: LabelMap, config: Config) -> None:
+    """Refuse a brain that is far larger or smaller than any the model knows."""
+    reach = np.ptp(np.argwhere(labels.classes), axis=0) + 1  # voxels
+    longest, edge = max(reach * labels.grid.spacing_mm), max(config.crop) * config.spacing_mm
+    most, least = OTHER_UNIT
+    if not least * edge <= longest <= most * edge:
+        raise SynthError(
+            f"{labels.id}: a brain {round(float(longest), 3):g} mm long",
+            hint="is the voxel size in the header in millimetres?",
+        )
+
+
+def _image(
+    classes: np.ndarray, loaded: Checkpoint, plan: Plan, source: torch.Generator
+) -> np.ndarray:
+    """Return (4, x, y, z) in the model's intensities."""
+    config: Config = loaded.config
+    device = next(loaded.model.parameters()).device
+    planes = planes_of(torch.from_numpy(classes)[None]).to(device)
+    head = planes.sum(1, keepdim=True) > 0
+    space = space_of(config, loaded.model)
+    empty = torch.full((1, CONTRASTS, *classes.shape), BACKGROUND, device=device)
+    noise = noise_like(space.state(empty, head), [source])
+    answer = denoiser(loaded.model, config, planes, guidance=plan.guidance)
+    for step in _steps(answer, noise, config, plan, source):
+        last = step
+    image = space.image(last.x, head)[0].float().cpu().numpy()
+    if not np.isfinite(image).all():
+        raise SynthError("the network answered with NaN", hint="its weights are damaged: retrain")
+    return image
+
+
+def _steps(
+    denoise: Any, noise: torch.Tensor, config: Config, plan: Plan, source: torch.Generator
+) -> Iterator[Step]:
+    spacing: Any = "uniform" if plan.sampler == "ddpm" else "logsnr"
+    walk = levels(schedule_of(config), plan.calls(config), spacing)
+    if plan.sampler == "dpmpp_2m":
+        return dpmpp_2m(denoise, noise, walk)
+    if plan.sampler == "ddim":
+        return ddim(denoise, noise, walk)
+    stochastic = ddpm if plan.sampler == "ddpm" else dpmpp_2m_sde
+    return stochastic(denoise, noise, walk, [source])
+
+
+def _home(image: np.ndarray, head: np.ndarray, frame: Frame) -> np.ndarray:
+    """Carry an image onto the native grid; tissue is not mixed with background at the edge."""
+    if frame.ratio != (1.0, 1.0, 1.0):
+        nearest = ndimage.distance_transform_edt(~head, return_distances=False, return_indices=True)
+        image = image[:, *nearest]
+    return frame.back(image, fill=BACKGROUND)
+
+
+def site_scales(
+    site: Mapping[str, Mapping[str, float]] | None, rng: np.random.Generator
+) -> dict[str, tuple[float, float]]:
+    """Return what -1 and +1 mean in one case: contrasts vary from case to case as at the site."""
+    scales = {}
+    for contrast in MODALITIES:
+        own = UNKNOWN_SITE if site is None else site[contrast]
+        gain = float(np.exp(own["log_spread"] * rng.standard_normal()))
+        scales[contrast] = own["low"], own["low"] + gain * (own["high"] - own["low"])
+    return scales
+
+
+def in_scanner_units(
+    image: np.ndarray, head: np.ndarray, scales: Mapping[str, tuple[float, float]]
+) -> Iterator[np.ndarray]:
+    """Yield each contrast of a (4, X, Y, Z) image as a scanner would store it, 0 outside the head.
+
+    Scales from 0 or more that span 100 and more are those of whole numbers.
+    """
+    spans = [high - low for low, high in scales.values()]
+    positive = min(low for low, _ in scales.values()) >= 0
+    whole = positive and min(spans) >= WHOLE_FROM
+    for channel, (low, high) in zip(image, scales.values(), strict=True):
+        values = (channel + 1) * ((high - low) / 2) + low
+        if whole:
+            values = np.rint(values).clip(1, LARGEST)
+        elif positive:
+            values = np.maximum(values, DIMMEST * (high - low))
+        yield np.where(head, values, 0).astype(np.int16 if whole else np.float32)
+
+
+def _shipped(word: str | Path) -> str | Path:
+    """Look for a relative path, such as weights/, where this package is, too."""
+    path, _ = merging.weight_of(word)
+    elsewhere = not path.exists() and (SHIPPED / path).exists()
+    return str(SHIPPED / word) if elsewhere else word

@@ -1,0 +1,133 @@
+"""Label maps to draw scans for: found in any naming, checked, and completed with their brain.
+
+Where the brain is, is said by a given mask, by label 4 in Med-DDPM's scheme, by the file
+`<case>-brain.nii.gz` that `synth masks` writes beside a tumour, or by the case's own scans.
+"""
+
+from __future__ import annotations
+
+import glob
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from ddpm_lora.conditioning import BRAIN, LABEL_SCHEMES, MEDDPM, class_map
+from synth.case import MODALITIES, Case, discover, guess_scheme, scheme_labels, split_name
+from synth.check import require_brain
+from synth.checkpoint import SHIPPED
+from synth.config import did_you_mean
+from synth.errors import SynthError
+from synth.prepare import brain_mask
+from synth.volume import Volume
+
+DEMO = Path("weights/labels")
+"""Four label maps of phantoms that no shipped model has seen, in Med-DDPM's scheme."""
+DRAWN = re.compile(r"-synth\d+$")
+"""What is appended to the id of a label map for the scans drawn for it."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class LabelMap:
+    """Tumour and brain on their own grid."""
+
+    id: str
+    classes: np.ndarray
+    """(X, Y, Z) uint8, the numbers of `conditioning`."""
+    grid: Volume
+    """The label map as it was read."""
+    files: tuple[Path, ...] = ()
+    """What was read, the label map first."""
+
+
+def demo() -> Path:
+    """Return the folder of the label maps that are shipped."""
+    place = next((p for p in (DEMO, SHIPPED / DEMO) if p.is_dir()), None)
+    if place is None:
+        raise SynthError(f"no label map given, and there is no {DEMO}", hint="synth sample LABELS")
+    return place
+
+
+def is_demo(path: Path) -> bool:
+    """Whether these are the label maps that are shipped."""
+    return any(p.is_dir() and path.resolve() == p.resolve() for p in (DEMO, SHIPPED / DEMO))
+
+
+def find(path: Path, *, but: Path) -> list[Case]:
+    """Return the cases of a folder, or that of a file with what lies beside it.
+
+    Cases without a label map are kept, to be reported; what was made is not, when it is not a
+    tumour: scans drawn earlier, whatever lies in the folder `but`, and healthy masks.
+    """
+    if not path.is_file():
+        cases = discover(path)
+        return [c for c in cases if not _is_output(c, but.resolve())]
+    named = split_name(path)
+    case_id = named[0] if named else path.name.removesuffix(".gz").removesuffix(".nii")
+    beside = ((split_name(p), p) for p in sorted(path.parent.glob(f"{glob.escape(case_id)}*")))
+    files = {name[1]: p for name, p in beside if name and name[0] == case_id} | {"seg": path}
+    return [Case(id=case_id, files=files, scheme=guess_scheme(case_id))]
+
+
+def read(case: Case, *, scheme: str = "auto", brain: Path | None = None) -> LabelMap:
+    """Read a case's label map and complete it with its brain.
+
+    Args:
+        case: its label map, and its scans if any.
+        scheme: how labels are numbered; auto goes by the case's id.
+        brain: a mask, or a folder with <case>-brain.nii.gz.
+    """
+    path = case.path("seg")
+    labels = Volume.load_labels(path)
+    own = case.scheme if scheme == "auto" else scheme
+    if scheme == "auto" and BRAIN not in scheme_labels(own) and (labels.data == BRAIN).any():
+        raise SynthError(
+            f"{path}: label 4 is outside the scheme {own}, which the name suggests",
+            hint="--scheme meddpm where 4 is the brain; brats2021, brats2024 or ped2024 are others",
+        )
+    source = [mask] if (mask := _mask_file(case, brain)) else []
+    says_itself = own == MEDDPM and (labels.data == BRAIN).any()
+    if mask:
+        volume = Volume.load_mask(mask)
+        labels.require_same_grid(volume, (str(path), str(mask)))
+        inside = volume.data[0]
+    else:
+        source = [] if says_itself else [case.path(m) for m in MODALITIES if m in case.files]
+        inside = _brain_of(source, labels, path) if source else None
+    classes = class_map(labels.data[0], own, inside, name=str(path))
+    return LabelMap(id=case.id, classes=classes, grid=labels, files=(path, *source))
+
+
+def require_known(scheme: str) -> None:
+    """Refuse the name of a scheme that is none."""
+    if scheme not in ("auto", *LABEL_SCHEMES):
+        hint = did_you_mean(scheme, LABEL_SCHEMES)
+        raise SynthError(f"label scheme '{scheme}' is not known", hint=hint)
+
+
+def _is_output(case: Case, folder: Path) -> bool:
+    if DRAWN.search(case.id) or (case.is_made and "seg" not in case.files):
+        return True
+    return any(p.resolve().is_relative_to(folder) for p in case.files.values())
+
+
+def _mask_file(case: Case, given: Path | None) -> Path | None:
+    """Return the file that says where the brain is, if there is one."""
+    folder = case.path("seg").parent if given is None else given
+    if given is not None and not given.is_dir():
+        return given
+    name = f"{glob.escape(case.id)}-brain.nii*"
+    masks = sorted(folder.glob(name) if given is None else folder.rglob(name))
+    if given is not None and not masks:
+        raise SynthError(f"{given} holds no {case.id}-brain.nii.gz", hint="or give one mask")
+    return masks[0] if masks else None
+
+
+def _brain_of(scans: list[Path], labels: Volume, name: Path) -> np.ndarray:
+    """Return the brain that scans show together, as training sees it."""
+    volumes = [Volume.load(path) for path in scans]
+    for path, volume in zip(scans, volumes, strict=True):
+        volume.require_same_grid(labels, (str(path), str(name)))
+        require_brain(volume, str(path))
+    return brain_mask(volumes[0].with_data(np.concatenate([v.data for v in volumes])))

@@ -1,0 +1,68 @@
+"""Label maps drawn from noise, as files: one NIfTI each, and a record of how it was made."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from label_gan import generate
+from label_gan.shape import Shape, to_scheme
+from synth.batch import run_batch
+from synth.case import scheme_regions
+from synth.config import write_json
+from synth.devices import pick
+from synth.manifest import manifest
+from synth.volume import Volume
+
+
+def write_drawings(
+    numbers: Sequence[int],
+    out: Path,
+    model: Path,
+    *,
+    wish: Mapping[str, Any],
+    scheme: str,
+    device: str,
+    force: bool,
+) -> int:
+    """Write the samples of these numbers that are not there yet; return how many failed.
+
+    Args:
+        numbers: sample k is the same in whatever batch it is.
+        out: folder to write into.
+        model: label_gan checkpoint.
+        wish: seed, truncation and volume_ml of `label_gan.generate.draw`.
+        scheme: how the labels are numbered.
+        device: torch device, or auto.
+        force: draw those again that are there.
+    """
+    scheme_regions(scheme)
+    loaded = generate.load(model, pick(device))
+
+    def target(number: int) -> Path:
+        return out / f"label-{number:05d}-seg.nii.gz"
+
+    def work(number: int) -> str:
+        ((shape, facts),) = generate.draw(loaded, 1, first=number, **wish)
+        made = {"source": shape.source, "volume_ml": round(shape.volume_ml(), 3), **facts}
+        record = manifest("masks", {**wish, "scheme": scheme}, [loaded.path], **made)
+        write_json(out / "records" / f"label-{number:05d}.json", record)
+        centred(shape, scheme).save(target(number))  # last: its presence means done
+        return f"{shape.volume_ml():.1f} ml"
+
+    return run_batch(
+        numbers,
+        work,
+        name=lambda number: f"label-{number:05d}",
+        done=lambda number: not force and target(number).exists(),
+    )
+
+
+def centred(shape: Shape, scheme: str) -> Volume:
+    """Return a shape as a label map whose middle is the world's origin."""
+    affine = np.diag([*[shape.spacing_mm] * 3, 1.0])
+    affine[:3, 3] = -shape.spacing_mm * (np.array(shape.labels.shape) - 1) / 2
+    return Volume(data=to_scheme(shape.labels, scheme)[None], affine=affine)

@@ -1,0 +1,159 @@
+"""Draw tumour labels from noise.
+
+    loaded = load("weights/label_gan")
+    for shape, facts in draw(loaded, 10, seed=0, volume_ml=(5, 60)):
+        ...
+
+Sample k depends on (seed, k) alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from scipy import ndimage
+from torch import nn
+
+from label_gan import sizes
+from label_gan.config import Config
+from label_gan.levels import labels_on, levels_of
+from label_gan.shape import ED, NONE, Shape
+from synth import checkpoint
+from synth.errors import SynthError
+from synth.seeding import generator
+
+TRIES = 64
+SMALLEST_SHARE = 0.02
+"""Pieces of a drawing below this share of its volume are dropped, as below SMALLEST_VOXELS."""
+SMALLEST_VOXELS = 8
+LEAST_FILLED = 0.2
+"""A lesion fills at least this share of the voxels meant for it; a smaller one is not blown up."""
+
+Facts = dict[str, float | int]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wish:
+    """What is asked of a drawing; see `draw`."""
+
+    truncation: float = 1.0
+    volume_ml: tuple[float, float] | None = None
+    spacing_mm: float | None = None
+    tries: int = TRIES
+
+    def __post_init__(self) -> None:
+        if self.volume_ml and not 0 < self.volume_ml[0] <= self.volume_ml[1] < np.inf:
+            raise SynthError(
+                f"volume_ml = {self.volume_ml}", hint="two numbers of millilitres, smaller first"
+            )
+        if not self.truncation >= 0:
+            raise SynthError(f"truncation = {self.truncation}", hint="0 or above; 1 is untouched")
+
+
+def load(path: str | Path, device: str = "cpu") -> checkpoint.Checkpoint:
+    """Load a label generator."""
+    loaded = checkpoint.load(path, device=device)
+    if loaded.family != "label_gan":
+        raise SynthError(
+            f"{path} is a {loaded.family} checkpoint", hint="drawing labels needs one of label_gan"
+        )
+    return loaded
+
+
+def draw(
+    loaded: checkpoint.Checkpoint,
+    count: int,
+    *,
+    seed: int = 0,
+    truncation: float = 1.0,
+    volume_ml: tuple[float, float] | None = None,
+    first: int = 0,
+    spacing_mm: float | None = None,
+) -> Iterator[tuple[Shape, Facts]]:
+    """Yield `count` shapes, and what was mended in each.
+
+    Args:
+        loaded: a generator.
+        count: how many.
+        seed: with the sample's number, fixes the sample.
+        truncation: multiplies the code; below 1 shapes are more typical.
+        volume_ml: bounds of the whole tumour's volume.
+        first: number of the first sample.
+        spacing_mm: voxel of the label maps; default the training cohort's.
+
+    Yields:
+        The shape, and: tries, pieces_dropped, voxels_dropped, voxels_filled.
+    """
+    wish = Wish(truncation=truncation, volume_ml=volume_ml, spacing_mm=spacing_mm)
+    name = f"{loaded.preset} {loaded.path.parent.name} seed {seed}"
+    for number in range(first, first + count):
+        shape, facts = drawn(loaded.model, loaded.config, seed, number, wish)
+        yield replace(shape, source=f"{name} sample {number}"), facts
+
+
+@torch.no_grad()
+def drawn(
+    network: nn.Module, config: Config, seed: int, number: int, wish: Wish
+) -> tuple[Shape, Facts]:
+    """Draw one sample, again while it is empty or of another volume than asked for."""
+    low, high = wish.volume_ml or (0.0, np.inf)
+    voxel_mm = wish.spacing_mm or natural_spacing_mm(network, config)
+    for attempt in range(wish.tries):
+        levels, step_mm = _levels(network, config, generator(seed, "shape", number, attempt), wish)
+        labels, facts = cleaned(labels_on(levels, config, step_mm=step_mm, spacing_mm=voxel_mm))
+        shape = Shape(labels=labels, spacing_mm=voxel_mm)
+        if labels.any() and low <= shape.volume_ml() <= high:
+            return shape.cropped(margin=1), {"tries": attempt + 1, **facts}
+    asked = f"between {low:g} and {high:g} ml " if wish.volume_ml else ""
+    raise SynthError(
+        f"sample {number}: no shape {asked}in {wish.tries} draws",
+        hint="ask for a wider range of volumes, or train the model longer",
+    )
+
+
+def natural_spacing_mm(network: nn.Module, config: Config) -> float:
+    """Return the voxel of the training cohort, or of the alpha generator's fixed box."""
+    if config.architecture == "ordered":
+        return float(network.spacing_mm)  # ty: ignore
+    return config.crop_mm / config.grid
+
+
+def cleaned(labels: np.ndarray) -> tuple[np.ndarray, Facts]:
+    """Drop specks and fill cavities of the whole tumour (as oedema); count both in voxels."""
+    parts, count = ndimage.label(labels, np.ones((3, 3, 3)))
+    voxels = np.bincount(parts.ravel(), minlength=count + 1)
+    voxels[0] = 0
+    small = (voxels > 0) & (voxels < max(SMALLEST_VOXELS, SMALLEST_SHARE * voxels.sum()))
+    kept = np.where(small[parts], NONE, labels).astype(np.uint8)
+    cavities = ndimage.binary_fill_holes(kept) & (kept == NONE)
+    kept[cavities] = ED
+    return kept, {
+        "pieces_dropped": int(small.sum()),
+        "voxels_dropped": int(voxels[small].sum()),
+        "voxels_filled": int(cavities.sum()),
+    }
+
+
+def _levels(
+    network: nn.Module, config: Config, stream: torch.Generator, wish: Wish
+) -> tuple[np.ndarray, float]:
+    """Return the levels on the network's grid, and the millimetres of its voxel.
+
+    The ordered generator is asked for a size; its voxel is then chosen so that the whole tumour has
+    the volume asked for, whatever the network made of it.
+    """
+    device = next(network.parameters()).device
+    size = None
+    if config.architecture == "ordered":
+        size = sizes.choose(network.table.cpu(), stream, wish.volume_ml)[None]  # ty: ignore
+    code = torch.randn(1, network.code_length, generator=stream) * wish.truncation  # ty: ignore
+    output = network(code.to(device), None if size is None else size.to(device))[0]
+    levels = levels_of(output, config)
+    if size is None:
+        return levels, config.crop_mm / config.grid
+    voxels = max(int((levels[0] < 0).sum()), int(LEAST_FILLED * (config.grid / config.box) ** 3))
+    return levels, (1000 * sizes.volume_ml(size[0]) / voxels) ** (1 / 3)

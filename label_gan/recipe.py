@@ -1,0 +1,257 @@
+"""How the label generators are trained: players in turn, judged by the shapes of held-out lesions.
+
+The ordered GAN pairs a drawing with a real lesion of the same size and asks which is realer
+(relativistic loss, Jolicoeur-Martineau 2018), with one zero-centred penalty on the critic's
+gradient at both (Mescheder et al. 2018; together: Huang et al. 2024). The alpha-GAN has Wasserstein
+losses with gradient penalties for its critic and its code critic.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Generator, Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F  # noqa: N812
+from torch import Tensor, nn
+from torch.optim import Adam, AdamW, Optimizer
+
+from label_gan import sizes
+from label_gan.config import Config
+from label_gan.data import LesionData
+from label_gan.generate import Wish, drawn
+from label_gan.levels import soft_classes
+from label_gan.network import players
+from label_gan.shape import Shape
+from label_gan.shape_model import begin
+from synth.case import Case
+from synth.checkpoint import write
+from synth.dataset import ArrayCache
+from synth.distribution import mmd2
+from synth.errors import SynthError
+from synth.recipe import Writer
+from synth.shape_features import DESCRIBED, features, matrix
+from synth.volume import Volume
+
+Batch = dict[str, Tensor]
+Losses = Iterator[tuple[str, Tensor]]
+JUDGED = 64
+"""Drawings compared with the held-out lesions at each validation."""
+WORST = 2.0  # what MMD² cannot exceed: the score of a generator that draws nothing
+PENALISED = 4  # a quarter of the batch bears the ordered penalty: half its cost, all its use
+RIM = list(DESCRIBED).index("rim_contact")
+
+
+class Recipe:
+    """What both architectures share: the optimizers, the judgement, what is published."""
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+        self.model = players(config)
+
+    def optimizers(self) -> dict[str, Optimizer]:
+        """One optimizer a player; the encoder goes with the generator."""
+        c, kinds = self.config, {"generator": ["generator", "encoder"]}
+        kinds |= {name: [name] for name in ("critic", "code_critic") if name in self.model}
+        made: dict[str, Optimizer] = {}
+        for name, members in kinds.items():
+            own = [p for m in members if m in self.model for p in self.model[m].parameters()]
+            if c.architecture == "alpha":
+                made[name] = AdamW(own, lr=c.lr)  # torch's defaults, as the predecessor
+            elif name == "generator":
+                base = list(self.model["generator"].shape.parameters())  # ty: ignore
+                rest = [p for p in own if not any(p is q for q in base)]
+                groups = [{"params": rest}, {"params": base, "lr": c.lr * c.shape_rate}]
+                made[name] = Adam(groups, lr=c.lr, betas=(0.0, 0.99))
+            else:
+                made[name] = Adam(own, lr=c.lr * c.critic_rate, betas=(0.0, 0.99))
+        return made
+
+    def losses(self, batch: Batch) -> Losses:
+        """Yield the players' losses in turn."""
+        turns = ordered_losses if self.config.architecture == "ordered" else alpha_losses
+        return turns(self.model, batch, self.config)
+
+    def writer(self, describe: dict) -> Writer:
+        """Return what writes a checkpoint: of all players the generator is published."""
+
+        def publish(folder: Path, model: nn.Module, facts: dict) -> None:
+            write(folder, model=model["generator"], **describe, **facts)  # ty: ignore
+
+        return publish
+
+    @torch.no_grad()
+    def validate(self, batch: Batch) -> dict[str, float]:
+        """Compare drawings with all held-out lesions: MMD² of shape features, rim contact."""
+        real = batch["features"][0].cpu().numpy()
+        shapes = self._draw(JUDGED, float(batch["spacing_mm"]))
+        if len(shapes) < JUDGED // 2:
+            return {"mmd2": WORST, "empty": 1 - len(shapes) / JUDGED}
+        found = matrix(features(s.labels, s.spacing_mm) for s in shapes)
+        return {
+            "mmd2": mmd2(*standardised(real, found)),
+            "rim_contact_gap": abs(_mean(real[:, RIM]) - _mean(found[:, RIM])),
+            "empty": 1 - len(shapes) / JUDGED,
+        }
+
+    @torch.no_grad()
+    def preview(self, batch: Batch) -> dict[str, Volume]:
+        """Four drawings, side by side."""
+        spacing = float(batch["spacing_mm"])
+        shown = [s.labels for s in self._draw(4, spacing)]
+        affine = np.diag([spacing, spacing, spacing, 1.0])
+        return {
+            f"drawn {i}": Volume(data=labels[None].astype(np.float32), affine=affine)
+            for i, labels in enumerate(shown)
+        }
+
+    def _draw(self, count: int, spacing_mm: float) -> list[Shape]:
+        shapes, wish = [], Wish(spacing_mm=spacing_mm, tries=1)
+        for number in range(count):
+            with contextlib.suppress(SynthError):  # nothing came out: counted as empty
+                shapes.append(drawn(self.model["generator"], self.config, 0, number, wish)[0])
+        return shapes
+
+
+def ordered_losses(model: nn.ModuleDict, batch: Batch, config: Config) -> Losses:
+    """Generator and critic, each on one pairing of real and drawn lesions of equal sizes."""
+    generator, critic = model["generator"], model["critic"]
+    real, size = batch["maps"], batch["size"]
+    fake = generator(normal(generator, len(real), real.device), size)
+    with frozen(critic):
+        loss = outdone(critic(real, size), critic(fake, size))
+        loss = loss + config.obedience * disobedience(fake, size, config)
+    yield "generator", loss
+    fake = fake.detach()
+    loss = outdone(critic(fake, size), critic(real, size))
+    few = slice(0, max(len(real) // PENALISED, 1))
+    for maps in (real[few], fake[few]):
+        loss = loss + config.penalty / 2 * zero_centred(critic, maps, size[few])
+    yield "critic", loss
+
+
+def alpha_losses(model: nn.ModuleDict, batch: Batch, config: Config) -> Losses:
+    """Generator with encoder, critic, code critic (Kwon et al. 2019, section 3)."""
+    generator, encoder = model["generator"], model["encoder"]
+    critic, codes = model["critic"], model["code_critic"]
+    real = batch["maps"]
+    code = normal(generator, len(real), real.device)
+    with frozen(critic, codes):
+        found = encoder(real)
+        again, fake = generator(found), generator(code)
+        loss = -codes(found).mean() - critic(again).mean() - critic(fake).mean()
+        loss = loss + config.reconstruction * F.mse_loss(again, real)
+        loss = loss + config.gradient * gradient_difference(again, real)
+    yield "generator", loss
+    again, fake, found = again.detach(), fake.detach(), found.detach()
+    loss = critic(again).mean() + critic(fake).mean() - 2 * critic(real).mean()
+    for drawing in (fake, again):
+        loss = loss + config.penalty * one_centred(critic, real, drawing)
+    yield "critic", loss
+    drawn_codes = normal(generator, len(real), real.device)
+    loss = codes(found).mean() - codes(drawn_codes).mean()
+    yield "code_critic", loss + config.penalty * one_centred(codes, drawn_codes, found)
+
+
+def normal(generator: nn.Module, count: int, device: torch.device) -> Tensor:
+    """Draw codes from the seeded default stream, the same on every device."""
+    return torch.randn(count, generator.code_length).to(device)  # ty: ignore
+
+
+def outdone(others: Sequence[Tensor], own: Sequence[Tensor]) -> Tensor:
+    """Softplus of how much realer the others look; the whole and the places weigh the same."""
+    return torch.stack([F.softplus(a - b).mean() for a, b in zip(others, own, strict=True)]).sum()
+
+
+def zero_centred(critic: nn.Module, maps: Tensor, size: Tensor) -> Tensor:
+    """‖∇ D(x)‖² of the whole, plus its mean over the places, averaged over the items.
+
+    Places see little of each other's input: the squared gradient of their sum is the sum.
+    """
+    maps = maps.detach().requires_grad_()
+    whole, places = critic(maps, size)
+    answer = whole.sum() + places.sum() / places.shape[1] ** 0.5
+    (slope,) = torch.autograd.grad(answer, maps, create_graph=True)
+    return slope.square().flatten(1).sum(1).mean()
+
+
+def one_centred(critic: Callable[[Tensor], Tensor], a: Tensor, b: Tensor) -> Tensor:
+    """(‖∇ₓ D(x)‖ - 1)² at random points between a and b (Gulrajani et al. 2017)."""
+    share = torch.rand(len(a), *[1] * (a.ndim - 1)).to(a)
+    between = (share * a + (1 - share) * b).detach().requires_grad_()
+    (slope,) = torch.autograd.grad(critic(between).sum(), between, create_graph=True)
+    norm = (slope.square().flatten(1).sum(1) + 1e-15).sqrt()
+    return (norm - 1).square().mean()
+
+
+def gradient_difference(a: Tensor, b: Tensor) -> Tensor:
+    """Sum of squared differences of absolute finite differences along the three axes."""
+    total = a.new_zeros(())
+    for axis in (2, 3, 4):
+        total = total + (a.diff(dim=axis).abs() - b.diff(dim=axis).abs()).square().sum()
+    return total
+
+
+def disobedience(maps: Tensor, size: Tensor, config: Config) -> Tensor:
+    """Squared error of TC's share of WT and of ET's share of TC."""
+    ed, et, ncr = soft_classes(maps, config.reach).flatten(2).sum(2).unbind(1)
+    core = et + ncr
+    shares = torch.stack([core / (ed + core + 1), et / (core + 1)], dim=1)
+    asked = size[:, [sizes.TC_IN_WT, sizes.ET_IN_TC]]
+    return (shares - asked).square().sum(1).mean()
+
+
+@contextlib.contextmanager
+def frozen(*networks: nn.Module) -> Generator[None]:
+    """Let gradients through networks, not into their weights."""
+    own = [p for network in networks for p in network.parameters()]
+    for p in own:
+        p.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for p in own:
+            p.requires_grad_(True)
+
+
+class HeldOut:
+    """All held-out lesions as the one item of the validation."""
+
+    def __init__(self, lesions: LesionData) -> None:
+        shapes = list(lesions.shapes())
+        table = matrix(features(s.labels, s.spacing_mm) for s in shapes)
+        self.features, self.spacing_mm = torch.from_numpy(table), lesions.spacing_mm()
+
+    def __len__(self) -> int:
+        return 1
+
+    def item(self, index: int, seed: int) -> dict[str, Tensor]:  # noqa: ARG002
+        """Return the features of every lesion."""
+        return {"features": self.features, "spacing_mm": torch.tensor(self.spacing_mm)}
+
+
+def standardised(real: np.ndarray, found: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Scale features by the real ones' mean and spread; what does not exist counts as the mean."""
+    mean = np.array([_mean(column) for column in real.T])
+    spread = np.array([np.std(c[np.isfinite(c)]) if np.isfinite(c).any() else 0 for c in real.T])
+    spread = np.maximum(spread, list(DESCRIBED.values()))
+    return np.nan_to_num((real - mean) / spread), np.nan_to_num((found - mean) / spread)
+
+
+def _mean(values: np.ndarray) -> float:
+    known = values[np.isfinite(values)]
+    return float(known.mean()) if len(known) else 0.0
+
+
+def assemble(
+    config: Config, training: Sequence[Case], held_out: Sequence[Case], *, cache: Path
+) -> tuple[Recipe, LesionData, HeldOut | None]:
+    """Return (recipe, training items, validation) for the loop."""
+    items = LesionData(training, config, cache=ArrayCache(cache))
+    recipe = Recipe(config)
+    if config.architecture == "ordered":
+        begin(recipe.model["generator"], items, config)  # ty: ignore
+    judged = LesionData(held_out, config, cache=ArrayCache(cache)) if held_out else None
+    return recipe, items, HeldOut(judged) if judged and len(judged) > 1 else None

@@ -1,0 +1,115 @@
+"""The verb that draws scans: sample."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from synth.errors import SynthError
+
+
+def sample(
+    label_maps: Path | None = None,
+    *,
+    labels: Path | None = None,
+    out: Path = Path("runs/sample"),
+    lora: tuple[str, ...] = (),
+    model: Path | None = None,
+    brain: Path | None = None,
+    scheme: str = "auto",
+    samples: int = 1,
+    steps: int | None = None,
+    sampler: Literal["dpmpp_2m", "dpmpp_2m_sde", "ddim", "ddpm"] = "dpmpp_2m",
+    guidance: float = 1.0,
+    split: Path | None = None,
+    append_to: Path | None = None,
+    fold: int | None = None,
+    data: Path | None = None,
+    begin: int = 0,
+    end: str = "end",
+    shard: str = "0/1",
+    seed: int = 0,
+    device: str = "auto",
+    force: bool = False,
+) -> int:
+    """Draw t1n, t1c, t2w and t2f for label maps, as they would look at the site of an adapter.
+
+    A label map needs a brain: --brain; <case>-brain.nii.gz beside it, as `synth masks --kind
+    tumour` writes it; label 4 with --scheme meddpm; or the case's own scans. One without tumour is
+    a healthy brain. Writes <case>-synth00/ with BraTS-2023 names on the label map's grid,
+    background exactly 0, a picture of each case into pictures/, and a JSON record of each into
+    records/. Finished cases are skipped: the same command goes on. What is drawn depends on the
+    model, seed, case id and number of the sample alone.
+
+    Args:
+        label_maps: a label map, or a folder of cases in any naming [weights/labels].
+        labels: the same; a flag may follow others that take several words.
+        out: folder to write into.
+        lora: adapters, as folders, or folder:0.7 to weigh several; also a parent that holds one.
+        model: ddpm_lora checkpoint, or the base of the adapters, which find it themselves if they
+            can [weights/ddpm_lora].
+        brain: brain mask for all label maps, or a folder with <case>-brain.nii.gz.
+        scheme: how labels are numbered: brats2021, brats2023, brats2024, ped2024, or meddpm, where
+            4 is the brain; auto goes by the case ids.
+        samples: draws for each label map.
+        steps: network calls of a draw [20; ddpm as many as trained].
+        sampler: solver.
+        guidance: above 1 labels count for more, at twice the cost.
+        split: decathlon-style JSON of the label maps' real cases: their folds go on record.
+        append_to: list what is drawn in this split as train-only cases (fold -1); a label map of a
+            case in testing is refused.
+        fold: the fold that the model was not trained on; --append-to refuses its label maps.
+        data: folder that the paths of the split are relative to [the split's own].
+        begin: first label map.
+        end: label map to stop before, or end.
+        shard: i/n, the i-th of n equal shares, for arrays of jobs.
+        seed: seed of every draw, together with the case's id.
+        device: auto, cpu, cuda, cuda:1 …
+        force: draw finished cases again.
+    """
+    from synth.batch import chosen
+
+    if end != "end" and not end.isdigit():
+        raise SynthError(f"--end {end}", hint="a whole number, or end")
+    if samples < 1:
+        raise SynthError(f"--samples {samples}", hint="1 or more")
+
+    if label_maps and labels:
+        raise SynthError(f"{label_maps} and --labels {labels}", hint="give one of them")
+    if split and append_to:
+        raise SynthError("--split and --append-to", hint="the split that is added to says it all")
+
+    from ddpm_lora.generate import Plan, load
+    from ddpm_lora.label_maps import MEDDPM, demo, find, is_demo, require_known
+    from ddpm_lora.made import Maker, make
+    from ddpm_lora.offspring import Pedigree, append, require_within
+    from synth.case import require_unique
+    from synth.devices import pick
+    from synth.split import read_split
+
+    require_known(scheme)
+    source = label_maps or labels or demo()
+    if scheme == "auto" and is_demo(source):
+        scheme = MEDDPM
+    plan = Plan(steps=steps, sampler=sampler, guidance=guidance, seed=seed)
+    cases = find(source, but=out)
+    require_unique(cases)
+    cases = chosen(cases, begin=begin, end=None if end == "end" else int(end), shard=shard)
+    listed = split or append_to
+    root = data or (listed.parent if listed else Path())
+    if append_to:
+        require_within(root, out)
+    pedigree = Pedigree(
+        split=read_split(listed, root) if listed else None, held_out=fold, strict=bool(append_to)
+    )
+    maker = Maker(
+        out=out, loaded=load(model, lora, pick(device)), plan=plan, samples=samples,
+        pedigree=pedigree, scheme=scheme, brain=brain,
+    )  # fmt: skip
+    if force:
+        for path in (maker.record(made) for case in cases for made in maker.ids(case)):
+            path.unlink(missing_ok=True)
+    failed = make(maker, cases)
+    if append_to and (out / "records").is_dir():
+        failed += append(append_to, out, pedigree, root)
+    return 2 if failed else 0

@@ -1,0 +1,8 @@
+"""`python -m synth.sample --lora weights/` is `python -m synth sample --lora weights/`."""
+
+import runpy
+import sys
+
+if __name__ == "__main__":
+    sys.argv.insert(1, "sample")
+    runpy.run_module("synth", run_name="__main__", alter_sys=True)

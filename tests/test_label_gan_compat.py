@@ -1,0 +1,113 @@
+"""The predecessor's label generator goes through `synth convert` and draws as it did."""
+
+import itertools
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from label_gan import compat
+from label_gan.config import PRESETS
+from label_gan.network import build, players
+from synth import checkpoint
+from synth.cli import main
+from synth.errors import SynthError
+from tests.conftest import FIXTURES
+from tests.test_wdm3d_compat import ruled, seeded
+
+
+def golden() -> dict:
+    path = FIXTURES / "gligan_label_generator.json"
+    if not path.exists():
+        pytest.skip("the golden outputs of the public networks are not beside this checkout")
+    return json.loads(path.read_text())
+
+
+def small(channels: int = 3, latent: int = 10, width: int = 2) -> dict[str, torch.Tensor]:
+    """Five tensors of the predecessor's names and kinds, narrow."""
+    widths = [8 * width, 4 * width, 2 * width, width, channels]
+    shapes = {"tp_conv1.weight": [latent, 8 * width, 4, 4, 4]}
+    for i, (a, b) in enumerate(itertools.pairwise(widths)):
+        shapes[f"tp_conv{i + 2}.weight"] = [b, a, 3, 3, 3]
+    return ruled(shapes)
+
+
+def test_public_weights_draw_as_the_original(tmp_path: Path) -> None:
+    expected = golden()
+    torch.save(ruled(expected["state_dict"]), tmp_path / "LabelGenerator.pth")
+    assert main(["convert", str(tmp_path / "LabelGenerator.pth"), "-o", str(tmp_path / "m")]) == 0
+    loaded = checkpoint.load(tmp_path / "m")
+    assert (loaded.family, loaded.config.architecture) == ("label_gan", "alpha")
+    assert sum(p.numel() for p in loaded.model.parameters()) == expected["parameters"]
+    with torch.no_grad():
+        y = loaded.model(seeded(expected["input"]["z_shape"], expected["input"]["z_seed"]))
+    assert list(y.shape) == expected["output"]["shape"]
+    expected, s = expected["output"], expected["output"]["stride"]
+    tolerance = 1e-4 * expected["std"]
+    assert abs(float(y.mean()) - expected["mean"]) < tolerance
+    assert abs(float(y.std()) - expected["std"]) < tolerance
+    found = y[0, :, ::s, ::s, ::s].flatten()
+    assert (found - torch.tensor(expected["values"])).abs().max() < tolerance
+
+
+def test_the_published_sizes() -> None:
+    with torch.device("meta"):
+        team = players(PRESETS["alpha"])
+    sizes = {name: sum(p.numel() for p in net.parameters()) for name, net in team.items()}
+    assert sizes == {
+        "generator": 7_926_848,
+        "encoder": 14_300_196,
+        "critic": 11_056_065,
+        "code_critic": 17_199_105,
+    }
+
+
+@pytest.mark.parametrize("channels", [1, 3, 4])
+def test_a_literal_restatement(channels: int) -> None:
+    weights = small(channels)
+    config, ours = compat.convert(weights, "G_iter100000.pth")
+    assert (config.latent, config.width, config.channels, config.grid) == (10, 2, channels, 64)
+    network = build(config)
+    checkpoint.load_strictly(network, ours, name="x")
+    z = seeded([2, 10], 3)
+    x = torch.nn.functional.conv_transpose3d(z.view(2, 10, 1, 1, 1), weights["tp_conv1.weight"])
+    for i in range(2, 6):
+        mean = x.mean((2, 3, 4), keepdim=True)
+        x = (x - mean) / (x.var((2, 3, 4), keepdim=True, correction=0) + 1e-5).sqrt()
+        x = torch.where(x > 0, x, 0.01 * x)
+        x = x.repeat_interleave(2, 2).repeat_interleave(2, 3).repeat_interleave(2, 4)
+        x = torch.nn.functional.conv3d(x, weights[f"tp_conv{i}.weight"], padding=1)
+    with torch.no_grad():  # float32 sums in another order
+        torch.testing.assert_close(network(z), torch.tanh(x), rtol=0, atol=2e-5)
+
+
+@pytest.mark.parametrize("wrap", ["bare", "training", "module."])
+def test_wrappings_are_taken_off(wrap: str, tmp_path: Path) -> None:
+    weights = small()
+    content: dict = weights
+    if wrap == "training":
+        content = {"iteration": 3, "state_dict": weights, "g_optimizer": {"state": {}}}
+    elif wrap == "module.":
+        content = {f"module.{k}": v for k, v in weights.items()}
+    torch.save(content, tmp_path / "G_iter_3.pt")
+    assert main(["convert", str(tmp_path / "G_iter_3.pt"), "-o", str(tmp_path / "m")]) == 0
+    loaded = checkpoint.load(tmp_path / "m").model.state_dict()
+    assert all(torch.equal(loaded[compat.NAMES[k]], v) for k, v in weights.items())
+
+
+def test_others_are_refused_by_name(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    weights = small()
+    more = weights | {"tp_conv6.weight": weights["tp_conv5.weight"]}
+    less = {k: v for k, v in weights.items() if k != "tp_conv3.weight"}
+    odd = weights | {"tp_conv3.weight": weights["tp_conv3.weight"][:3]}
+    cases = ((more, "tp_conv6.weight"), (less, "tp_conv3.weight"), (odd, "blocks.1.weight"))
+    for content, named in cases:
+        torch.save(content, tmp_path / "a.pth")
+        assert main(["convert", str(tmp_path / "a.pth"), "-o", str(tmp_path / "m")]) == 2
+        assert named in capsys.readouterr().err
+        assert not (tmp_path / "m").exists()
+    with pytest.raises(SynthError, match="unknown setting 'latend'"):
+        compat.convert(weights, "a.pth", latend=1)
+    discriminator = {"conv1.weight_orig": torch.zeros(64, 3, 4, 4, 4)}
+    assert not compat.recognise(discriminator)

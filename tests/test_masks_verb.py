@@ -1,0 +1,345 @@
+"""`synth masks`: every bad input is one line, the predecessor's words work, wdm3d trains on it."""
+
+import gzip
+import json
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+
+import label_gan.generate
+from label_gan.donors import _model
+from label_gan.shape import Shape
+from synth import checkpoint
+from synth.case import discover
+from synth.cli import main
+from synth.phantom import write_cohort
+from synth.split import read_split
+from synth.volume import Volume
+from tests.conftest import LPS, ball, brain
+from tests.test_label_gan_creator import files
+from tests.test_run_sh import checkout, parser_of, run, verbs  # noqa: F401 (checkout is a fixture)
+from wdm3d.config import Config
+from wdm3d.data import InpaintingData
+from wdm3d.recipe import assemble
+
+GOOD, BAD_ID = "BraTS-GLI-00001-000", "BraTS-GLI-00002-000"
+
+
+@pytest.fixture(scope="module")
+def cohort(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("cohort")
+    write_cohort(root, cases=4, workers=1, progress=False)
+    return root
+
+
+def resave(path: Path, change: Callable[[np.ndarray, np.ndarray], tuple]) -> None:
+    image = nib.load(path)
+    data, affine = change(np.asanyarray(image.dataobj), image.affine.copy())
+    nib.save(nib.Nifti1Image(data, affine), path)
+
+
+def moved(data: np.ndarray, affine: np.ndarray) -> tuple:
+    affine[0, 3] += 3
+    return data, affine
+
+
+def truncate(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+BAD: dict[str, tuple[str, Callable[[Path], object], str]] = {
+    "missing modality": ("t1n", lambda p: p.unlink(), "no t1n file"),
+    "text": ("t1n", lambda p: p.write_text("hello"), "cannot be read as NIfTI"),
+    "packed text": ("t1n", lambda p: p.write_bytes(gzip.compress(b"hi")), "cannot be read as"),
+    "truncated": ("t1n", truncate, "cannot be read as NIfTI"),
+    "truncated mask": ("mask-unhealthy", truncate, "cannot be read as NIfTI"),
+    "truncated donor": ("seg", truncate, "cannot be read as NIfTI"),
+    "wrong shape": (
+        "mask-unhealthy", lambda p: resave(p, lambda d, a: (d[:-1], a)), "differ in shape"),
+    "wrong affine": ("seg", lambda p: resave(p, moved), "differ in affine: up to 3 mm"),
+    "4-D": ("t1n", lambda p: resave(p, lambda d, a: (np.stack([d, d], 3), a)), "3-D volume"),
+    "all zero": ("t1n", lambda p: resave(p, lambda d, a: (d * 0, a)), "the same value"),
+    "NaN": (
+        "t1n", lambda p: resave(p, lambda d, a: (np.where(d > 500, np.nan, d), a)), "NaN or Inf"),
+    "tumour everywhere": (
+        "mask-unhealthy", lambda p: resave(p, lambda d, a: (d * 0 + 1, a)), "no place for"),
+    "labels as mask": (
+        "mask-healthy", lambda p: resave(p, lambda d, a: (d * 3, a)), "0 and 1 only"),
+    "odd label": (
+        "seg", lambda p: resave(p, lambda d, a: (np.where(d == 2, 7, d), a)), "outside the scheme"),
+    "small brain": (
+        "t1n", lambda p: resave(p, lambda d, a: (d * ball(d.shape, (20, 32, 32), 2), a)),
+        "no place for component 1"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("what", BAD)
+def test_a_bad_case_is_one_line_and_the_rest_is_made(
+    what: str,
+    cohort: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    for name in (GOOD, BAD_ID):
+        shutil.copytree(cohort / name, tmp_path / "data" / name)
+    role, spoil, message = BAD[what]
+    spoil(tmp_path / "data" / BAD_ID / f"{BAD_ID}-{role}.nii.gz")
+    words = ["masks", str(tmp_path / "data"), "-o", str(tmp_path / "out"), "--only-real"]
+    assert main([*words, "--per-case", "2", "--workers", "1"]) == 2
+    lines = capsys.readouterr().err.splitlines()
+    (told,) = [line for line in lines if " → " in line]
+    assert message in told
+    assert told.split(" → ")[1]
+    assert lines[-1] == "1 made, 0 already there, 1 failed"
+    made = sorted(p.name for p in (tmp_path / "out").glob("*-healthy*"))
+    assert made == [f"{GOOD}-healthy00", f"{GOOD}-healthy01"]
+    listed = read_split(tmp_path / "out" / "split.json", tmp_path)
+    assert [e.source for e in listed.training if e.case.is_made] == [GOOD, GOOD]
+    for path in (tmp_path / "out" / "records").glob(f"{BAD_ID}*"):
+        assert message in json.loads(path.read_text())["gave_up"]
+
+
+def without_tumours(data: Path) -> None:
+    for path in [*data.rglob("*-mask*"), *data.rglob("*-seg*")]:
+        if "-seg" in path.name:
+            resave(path, lambda d, a: (d * 0, a))
+        else:
+            path.unlink()
+
+
+@pytest.mark.parametrize(
+    ("spoil", "words", "message"),
+    [
+        (without_tumours, [], "no tumour or healthy mask to take a shape from in 2 cases"),
+        (without_tumours, ["--kind", "tumour"], "no tumour label to take a shape from in 2 cases"),
+        (without_tumours, ["--prior"], "no tumour or healthy mask"),
+        (None, ["--volume-ml", "5000", "6000"], "of 5000 to 6000 ml to take a shape from"),
+        (None, ["--volume-ml", "60", "5"], "--volume-ml 60 5"),
+        (None, ["--scheme", "brats1999"], "label scheme 'brats1999' is not known"),
+        (None, ["--end", "x"], "a whole number, or end"),
+        (None, ["--shard", "2/2"], "write i/n"),
+        (None, ["--per-case", "0"], "1 or more"),
+        (None, ["--components", "0.5", "0.4"], "which sum to 1"),
+        (None, ["--mass-effect"], "only a tumour pushes"),
+        (None, ["--only-generated"], "give one of them"),
+        (None, ["--only-real-seg", "yes"], "neither True nor False"),
+        (
+            lambda data: shutil.copytree(data / GOOD, data / "x"),
+            [],
+            f"case id {GOOD} occurs twice",
+        ),
+        (shutil.rmtree, [], "no such folder"),
+    ],
+)  # fmt: skip
+def test_what_cannot_work_is_said_before_anything_is_made(
+    spoil: Callable[[Path], object] | None,
+    words: list[str],
+    message: str,
+    cohort: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    for name in (GOOD, BAD_ID):
+        shutil.copytree(cohort / name, tmp_path / "data" / name)
+    if spoil:
+        spoil(tmp_path / "data")
+    given = ["masks", str(tmp_path / "data"), "-o", str(tmp_path / "out"), "--only-real"]
+    assert main([*given, "--workers", "1", *words]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert message in line
+    assert " → " in line
+    assert not (tmp_path / "out").exists()
+
+
+def test_one_case_gives_its_own_shapes(cohort: Path, tmp_path: Path) -> None:
+    data, out = tmp_path / "data", tmp_path / "out"
+    shutil.copytree(cohort / GOOD, data / GOOD)
+    words = ["masks", str(data), "-o", str(out), "--only-real", "--workers", "1"]
+    assert main([*words, "--per-case", "1"]) == 0
+    record = json.loads((out / "records" / f"{GOOD}-healthy00.json").read_text())
+    assert {part["shape"].split()[0] for part in record["components"]} == {GOOD}
+
+
+def test_an_unreadable_donor_is_passed_over_and_named(
+    cohort: Path,
+    tmp_path: Path,
+) -> None:
+    data, out = tmp_path / "data", tmp_path / "out"
+    for name in (GOOD, BAD_ID):
+        shutil.copytree(cohort / name, data / name)
+    (data / BAD_ID / f"{BAD_ID}-seg.nii.gz").write_text("hello")
+    words = ["masks", str(data), "-o", str(out), "--only-real", "--workers", "1"]
+    assert main([*words, "--end", "1", "--per-case", "6"]) == 0
+    parts = [
+        part
+        for path in (out / "records").iterdir()
+        for part in json.loads(path.read_text())["components"]
+    ]
+    assert {part["shape"].split()[0] for part in parts} == {GOOD}
+    assert any(BAD_ID in text for part in parts for text in part["unreadable"])
+
+
+def fake_draw(loaded: object, count: int, *, first: int = 0, **wish: float) -> Iterator[tuple]:
+    """Balls of known radius in place of a trained model's drawings."""
+    for number in range(first, first + count):
+        rng = np.random.default_rng((int(wish["seed"]) % 2**32, number))
+        labels = ball((15, 15, 15), (7, 7, 7), rng.uniform(3, 6)) * np.uint8(2)
+        labels[ball((15, 15, 15), (7, 7, 7), 2)] = 3
+        spacing = wish.get("spacing_mm") or 3.0
+        yield Shape(labels=labels, spacing_mm=spacing, source=f"fake {number}"), {"tries": 1}
+
+
+@pytest.fixture
+def model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A stand-in, so that this does not wait for a trained generator."""
+    folder = tmp_path / "model"
+    checkpoint.save(
+        folder, model=torch.nn.Linear(1, 1), family="wdm3d", preset="tiny", config=Config()
+    )
+    loaded = type("Loaded", (), {"path": folder / "model.safetensors"})()
+    monkeypatch.setattr(label_gan.generate, "load", lambda *_: loaded)
+    monkeypatch.setattr(label_gan.generate, "draw", fake_draw)
+    _model.cache_clear()
+    yield folder
+    _model.cache_clear()
+
+
+def sources(out: Path) -> list[str]:
+    records = [json.loads(path.read_text()) for path in sorted((out / "records").iterdir())]
+    return [part["shape"].split()[0] for record in records for part in record["components"]]
+
+
+def test_shapes_are_mixed_as_asked(cohort: Path, model: Path, tmp_path: Path) -> None:
+    words = ["masks", str(cohort), "--model", str(model), "--workers", "1", "--per-case", "6"]
+    for flags, expected in (
+        (["--only-generated"], (1.0, 1.0)),
+        (["--only-fake-seg", "True", "--only-real-seg", "False"], (1.0, 1.0)),
+        (["--only-real-seg", "True"], (0.0, 0.0)),
+        ([], (0.2, 0.8)),  # a fair coin, thrown some forty times
+    ):
+        out = tmp_path / "-".join(["out", *flags])
+        assert main([*words, "-o", str(out), *flags]) == 0
+        found = sources(out)
+        assert expected[0] <= found.count("generated:") / len(found) <= expected[1]
+
+
+def test_without_data_labels_are_drawn(model: Path, tmp_path: Path) -> None:
+    words = ["masks", "--model", str(model), "--count", "5", "-o"]
+    assert main([*words, str(tmp_path / "out")]) == 0
+    cases = discover(tmp_path / "out")
+    assert [c.id for c in cases] == [f"label-{k:05d}" for k in range(5)]
+    for number, case in enumerate(cases):
+        volume = case.load("seg")
+        ((shape, _),) = fake_draw(None, 1, first=number, seed=0)
+        assert np.array_equal(volume.data[0], shape.labels)
+        assert volume.spacing_mm == pytest.approx((3, 3, 3))
+        middle = volume.affine @ [*(np.array(volume.shape) - 1) / 2, 1]
+        assert middle == pytest.approx([0, 0, 0, 1])
+    assert main([*words, str(tmp_path / "parts"), "--begin", "3"]) == 0
+    assert main([*words, str(tmp_path / "parts"), "--end", "3"]) == 0
+    assert files(tmp_path / "parts") == files(tmp_path / "out")
+    assert main([*words, str(tmp_path / "old"), "--scheme", "brats2021"]) == 0
+    labels = [c.load("seg").data for c in discover(tmp_path / "old", scheme="brats2021")]
+    assert set(np.unique(labels[0])) == {0, 2, 4}
+
+
+def test_without_a_model_nothing_can_be_drawn(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("synth.checkpoint.SHIPPED", tmp_path)
+    assert main(["masks", "-o", "out"]) == 2
+    assert "no model to draw shapes: there is no weights/label_gan → " in capsys.readouterr().err
+    assert main(["masks", "-o", "out", "--model", "nowhere"]) == 2
+    assert "nowhere: no such checkpoint" in capsys.readouterr().err
+
+
+def test_the_predecessors_words_reach_the_verb(checkout: Path) -> None:  # noqa: F811
+    given = {
+        "DATA_DIR": "data", "JSON_FILE": "s.json", "SAVE_FOLDER": "new", "MODEL_PATH": "weights/g",
+        "ONLY_REAL_SEG": "False", "ONLY_FAKE_SEG": "True", "BEGIN": "2", "END": "end",
+        "NEW_CASES_PER_CASE": "5",
+    }  # fmt: skip
+    keys = {pair.split(":")[0] for pair in verbs()["masks"][1]}
+    assert set(given) <= keys
+    words = [f"{key}={value}" for key, value in given.items()]
+    code, out, err = run(checkout, "PYTHON=./python", "MODE=masks", *words)
+    assert code == 0, err
+    called = out.strip("[]").split("][")[2:]
+    values = parser_of(called).parse(called[1:])
+    assert (values["data"], values["out"]) == (Path("data"), Path("new"))
+    assert (values["split"], values["model"]) == (Path("s.json"), Path("weights/g"))
+    assert (values["only_real_seg"], values["only_fake_seg"]) == ("False", "True")
+    assert (values["begin"], values["end"], values["per_case"]) == (2, "end", 5)
+
+
+SMALL = {"spacing_mm": 2.8, "crop": 16, "width": 8, "groups": 4, "multipliers": (1, 2), "atlas": 8}
+
+
+def test_wdm3d_trains_on_made_masks_without_a_further_step(
+    cohort: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    shutil.copytree(cohort, tmp_path / "data")
+    data, out = tmp_path / "data", tmp_path / "made"
+    words = ["masks", str(data), "-o", str(out), "--only-real", "--workers", "1"]
+    assert main([*words, "--per-case", "2"]) == 0
+    said = capsys.readouterr().out.strip()
+    command = said.removeprefix("to train on them: synth ").split()
+    command[-1] = str(tmp_path / "run")
+    settings = "--steps 2 --batch-size 2 --crop 16 --width 8 --groups 4 --multipliers 1 2 --atlas 8"
+    assert main([*command, *settings.split()]) == 0
+    assert "9 cases, 3 held out" in capsys.readouterr().out  # one patient, with its made cases
+    assert checkpoint.load(tmp_path / "run").config.given_masks == "made"
+    # Every hole of a made case is one that was written, never another.
+    split = read_split(out / "split.json", tmp_path)
+    made = [e.case for e in split.training if e.case.is_made]
+    items = InpaintingData(made, Config(**SMALL, augment=False))
+    for index in range(len(made)):
+        arrays = items.prepared(index)
+        given = arrays["healthy"].sum()
+        seen = {int(items.item(index, seed)["roi"].sum()) for seed in range(4)}
+        assert seen
+        assert max(seen) <= given
+        hole = items.item(index, 0)["hole"].bool()
+        assert (items.item(index, 0)["roi"].bool() <= hole).all()
+    # Real cases are what a model is judged by, and their masks are placed anew.
+    _, training, validation = assemble(
+        Config(**SMALL), [e.case for e in split.training], [e.case for e in split.training],
+        cache=tmp_path / "cache",
+    )  # fmt: skip
+    assert validation is not None
+    assert not any(c.is_made for c in validation.cases)
+    real = next(i for i, c in enumerate(training.cases) if not c.is_made)
+    assert not torch.equal(training.item(real, 0)["roi"], training.item(real, 1)["roi"])
+    every = InpaintingData([training.cases[real]], Config(**SMALL, given_masks="all"))
+    own = every.prepared(0)["healthy"]
+    assert every._has_given_mask(0)
+    assert every.item(0, 3)["roi"].sum() <= own.sum()
+
+
+def test_any_grid_will_do(tmp_path: Path) -> None:
+    """Oblique axes, thick slices, odd shapes: the holes lie in the brain, on the case's grid."""
+    rng = np.random.default_rng(0)
+    for number in range(3):
+        shape = tuple(int(n) for n in rng.integers(50, 70, 3))
+        affine = LPS.copy()
+        affine[:3, :3] = affine[:3, :3][:, rng.permutation(3)] @ np.diag(rng.choice([1, 1.5, 3], 3))
+        image = brain(shape, seed=number)
+        tumour = ball(shape, tuple(n // 3 for n in shape), 6) & (image > 0)
+        folder = tmp_path / "data" / f"BraTS-GLI-{number:05d}-000"
+        for role, data in (("t1n", image), ("seg", tumour.astype(np.int16) * 2)):
+            Volume(data=data[None], affine=affine).save(folder / f"{folder.name}-{role}.nii.gz")
+    words = ["masks", str(tmp_path / "data"), "-o", str(tmp_path / "out"), "--only-real"]
+    assert main([*words, "--workers", "1", "--per-case", "2", "--components", "1"]) == 0
+    for case in (c for c in discover(tmp_path / "out")):
+        image, healthy = case.load("t1n"), case.load("healthy")
+        image.require_same_grid(healthy)
+        assert healthy.data.any()
+        assert not (healthy.data & (image.data == 0)).any()

@@ -1,0 +1,448 @@
+"""`synth sample`: repeats itself, goes on, refuses what would leak, says mistakes in one line."""
+
+from __future__ import annotations
+
+import gzip
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+
+import ddpm_lora.made as made_module
+from ddpm_lora.config import PRESETS
+from synth.case import MODALITIES, discover
+from synth.cli import main
+from synth.config import read_json
+from synth.manifest import file_hash
+from synth.picture import montage
+from synth.prepare import brain_mask
+from synth.split import Entry, Split, read_split, write_split
+from synth.volume import Volume
+from tests.conftest import write_case
+from tests.test_ddpm_lora_generate import save_adapter, save_model
+from tests.test_run_sh import checkout, parser_of, run, verbs  # noqa: F401 (checkout is a fixture)
+
+ROOT = Path(__file__).parents[1]
+FILES = {*MODALITIES, "seg"}
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_model(tmp_path_factory.mktemp("model") / "base")
+
+
+def quick_montage(rows, path: Path, **words) -> Path:
+    """What a picture would show, as bytes: matplotlib takes longer than all the rest."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(
+        b"".join(np.ascontiguousarray(panel).tobytes() for row in rows for panel in row)
+    )
+    return path
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(made_module, "montage", quick_montage)
+
+
+def plt_read(path: Path) -> np.ndarray:
+    from matplotlib.image import imread
+
+    return imread(path)
+
+
+def cohort(folder: Path, count: int) -> Path:
+    for k in range(count):
+        write_case(folder, f"BraTS-GLI-{k + 1:05d}-000", seed=k)
+    return folder
+
+
+def made(out: Path) -> dict[str, bytes]:
+    return {p.name: p.read_bytes() for p in sorted(out.rglob("*")) if p.suffix in (".gz", ".png")}
+
+
+def name_of(number: int, sample: int = 0) -> str:
+    return f"BraTS-GLI-{number:05d}-000-synth{sample:02d}"
+
+
+def test_what_is_drawn_depends_on_seed_case_and_number_alone(model: Path, tmp_path: Path) -> None:
+    data = cohort(tmp_path / "data", 3)
+
+    def drawn(name: str, *more: str, source: Path = data, seed: str = "1") -> dict[str, bytes]:
+        words = ["sample", str(source), "--model", str(model), "-o", str(tmp_path / name)]
+        assert main([*words, "--steps", "1", "--seed", seed, *more]) == 0
+        return made(tmp_path / name)
+
+    whole = drawn("whole")
+    assert len(whole) == 3 * (len(FILES) + 1)
+    assert drawn("a", "--begin", "1") | drawn("b", "--end", "1") == whole
+    assert drawn("c", "--shard", "1/2") | drawn("d", "--shard", "0/2") == whole
+    two = drawn("two", "--samples", "2", "--end", "1")
+    assert {k: v for k, v in two.items() if "synth00" in k} == {
+        k: v for k, v in whole.items() if "00001" in k
+    }
+    alone = drawn("one", source=data / "BraTS-GLI-00002-000" / "BraTS-GLI-00002-000-seg.nii.gz")
+    assert alone == {k: v for k, v in whole.items() if "00002" in k}
+    other = drawn("other", seed="2")
+    assert all(other[k] != whole[k] for k in whole if not k.endswith("seg.nii.gz"))
+    # More samples of what is there add to it.
+    assert drawn("one", "--samples", "2", "--end", "1") == two | alone
+
+
+def test_what_is_written(
+    model: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(made_module, "montage", montage)
+    data, out = cohort(tmp_path / "data", 1), tmp_path / "out"
+    words = ["sample", str(data), "--model", str(model), "-o", str(out), "--steps", "1"]
+    assert main(words) == 0
+    (real,), (case,) = discover(data), discover(out)
+    assert (case.id, set(case.files), case.scheme) == (name_of(1), FILES, "brats2023")
+    assert main(["check", str(out)]) == 0
+    inside = brain_mask(real.load("t1n"))
+    for m in MODALITIES:
+        stored = nib.load(case.path(m))
+        assert stored.header.get_data_dtype() == np.int16
+        assert np.array_equal(np.asanyarray(stored.dataobj) != 0, inside)
+        real.load(m).require_same_grid(case.load(m))
+        assert np.unique(case.load(m).data).size > 50
+    assert np.array_equal(case.load("seg").data, real.load("seg").data)
+    record = read_json(out / "records" / f"{name_of(1)}.json")
+    assert record["inputs"][real.path("seg").name] == file_hash(real.path("seg"))
+    assert record["source"] == {"case": real.id, "label_map": real.id, "fold": None}
+    assert (record["network_calls"], record["index"]) == (1, 0)
+    picture = plt_read(out / "pictures" / f"{name_of(1)}.png")
+    assert picture.shape[0] * 5 == pytest.approx(picture.shape[1] * 3, rel=0.1)  # 3 rows of 5
+    assert picture[..., :3].std() > 0.1
+    capsys.readouterr()
+    # Finished cases are kept; with other arguments the folder is refused, unless forced.
+    before = made(out)
+    assert main(words) == 0
+    assert "0 made, 1 already there" in capsys.readouterr().err
+    assert main([*words, "--seed", "5"]) == 2
+    assert "drawn with other arguments: seed 0, not 5" in capsys.readouterr().err
+    assert made(out) == before
+    assert main([*words, "--seed", "5", "--force"]) == 0
+    assert made(out) != before
+
+
+def test_a_case_cut_off_half_way_is_drawn_again(model: Path, tmp_path: Path) -> None:
+    data, out = cohort(tmp_path / "data", 2), tmp_path / "out"
+    words = ["sample", str(data), "--model", str(model), "-o", str(out), "--steps", "1"]
+    assert main(words) == 0
+    whole = made(out)
+    (out / "records" / f"{name_of(2)}.json").unlink()
+    (out / name_of(2) / f"{name_of(2)}-t2f.nii.gz").unlink()
+    (out / name_of(2) / f"{name_of(2)}-t1n.nii.gz").write_bytes(b"half")
+    assert main(words) == 0
+    assert made(out) == whole
+
+
+def test_made_cases_are_not_drawn_from(model: Path, tmp_path: Path) -> None:
+    """Output within the data folder, healthy masks and earlier output are no label maps."""
+    data = cohort(tmp_path / "data", 1)
+    healthy = data / "BraTS-GLI-00001-000-healthy00"
+    healthy.mkdir()
+    source = data / "BraTS-GLI-00001-000" / "BraTS-GLI-00001-000-t1n.nii.gz"
+    shutil.copy(source, healthy / f"{healthy.name}-t1n.nii.gz")
+    words = ["sample", str(data), "--model", str(model), "--steps", "1", "-o"]
+    for name in ("first", "second", "first"):
+        assert main([*words, str(data / name)]) == 0
+        assert [c.id for c in discover(data / name)] == [name_of(1)]
+
+
+# --- The split ----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def listed(tmp_path: Path) -> Path:
+    """Cases 1 and 2 in folds 0 and 1, case 3 in testing."""
+    data = cohort(tmp_path / "data", 3)
+    cases = discover(data)
+    training = tuple(Entry(case=c, fold=k) for k, c in enumerate(cases[:2]))
+    split = Split(training=training, testing=(Entry(case=cases[2]),))
+    return write_split(data / "split.json", split, data)
+
+
+def test_drawn_cases_are_appended_once_as_train_only(
+    listed: Path, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = listed.parent / "drawn"
+    words = ["sample", str(listed.parent), "--model", str(model), "--steps", "1", "-o", str(out)]
+    words += ["--append-to", str(listed)]
+    assert main(words) == 2
+    told = capsys.readouterr().err
+    assert "BraTS-GLI-00003-000 is a label map of BraTS-GLI-00003, who is in testing → " in told
+    once = listed.read_bytes()
+    split = read_split(listed)
+    added = split.training[2:]
+    assert [(e.case.id, e.fold, e.source) for e in added] == [
+        (name_of(1), -1, "BraTS-GLI-00001-000"),
+        (name_of(2), -1, "BraTS-GLI-00002-000"),
+    ]
+    assert all(set(e.case.files) == FILES for e in added)
+    assert [e.case.id for e in split.testing] == ["BraTS-GLI-00003-000"]
+    assert not (out / name_of(3)).exists()
+    train, held_out = split.fold(0)
+    assert [c.id for c in held_out] == ["BraTS-GLI-00001-000"]
+    assert [c.id for c in train] == ["BraTS-GLI-00002-000", name_of(2)]
+    assert main(words) == 2
+    assert listed.read_bytes() == once
+    record = read_json(out / "records" / f"{name_of(2)}.json")
+    assert record["source"]["fold"] == 1
+    # More samples go behind; what a quality check removed comes not back.
+    shutil.rmtree(out / name_of(1))
+    assert main([*words, "--samples", "2"]) == 2
+    ids = [e.case.id for e in read_split(listed).training[2:]]
+    assert ids == [name_of(1), name_of(2), name_of(1, 1), name_of(2, 1)]
+
+
+def test_what_was_drawn_before_is_not_appended_where_it_would_leak(
+    listed: Path, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = listed.parent / "drawn"
+    words = ["sample", str(listed.parent), "--model", str(model), "--steps", "1", "-o", str(out)]
+    assert main([*words, "--split", str(listed)]) == 0  # drawing for tests is no leak
+    assert len(discover(out)) == 3
+    capsys.readouterr()
+    assert main([*words, "--append-to", str(listed), "--fold", "1"]) == 2
+    told = capsys.readouterr().err
+    assert f"{name_of(3)} is not appended: " in told
+    assert f"{name_of(2)} is not appended: " in told
+    assert "in fold 1, which is held out → " in told
+    assert [e.case.id for e in read_split(listed).training[2:]] == [name_of(1)]
+
+
+def test_tumours_placed_in_a_tested_brain_are_refused(
+    listed: Path, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    placed = "BraTS-GLI-00003-000-tumour00"
+    (case,) = [c for c in discover(listed.parent) if c.id == "BraTS-GLI-00003-000"]
+    for role, path in (("seg", case.path("seg")), ("brain", case.path("mask"))):
+        target = tmp_path / "placed" / placed / f"{placed}-{role}.nii.gz"
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(path, target)
+    words = ["sample", str(tmp_path / "placed"), "--model", str(model), "--steps", "1"]
+    out = listed.parent / "drawn"
+    assert main([*words, "-o", str(out), "--append-to", str(listed)]) == 2
+    assert f"{placed} is a label map of BraTS-GLI-00003, who is in" in capsys.readouterr().err
+    assert not out.exists()
+    assert main([*words, "-o", str(out)]) == 0  # without a split it is drawn
+
+
+def test_an_id_is_listed_once(
+    listed: Path, model: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["sample", str(listed.parent / "BraTS-GLI-00001-000"), "--model", str(model)]
+    words += ["--steps", "1", "--append-to", str(listed), "-o"]
+    assert main([*words, str(listed.parent / "a")]) == 0
+    assert main([*words, str(listed.parent / "b")]) == 2
+    assert f"lists {name_of(1)} already" in capsys.readouterr().err
+
+
+# --- Mistakes -----------------------------------------------------------------------------------
+
+
+def resave(path: Path, change: Callable[[np.ndarray, np.ndarray], tuple]) -> None:
+    image = nib.load(path)
+    data, affine = change(np.asanyarray(image.dataobj), image.affine.copy())
+    nib.save(nib.Nifti1Image(data, affine), path)
+
+
+def moved(data: np.ndarray, affine: np.ndarray) -> tuple:
+    affine[0, 3] += 3
+    return data, affine
+
+
+def truncate(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def without_scans(path: Path) -> None:
+    for m in MODALITIES:
+        path.with_name(path.name.replace("-seg", f"-{m}")).unlink()
+
+
+def empty(path: Path) -> None:
+    without_scans(path)
+    resave(path, lambda d, a: (d * 0, a))
+
+
+def relabel(path: Path, old: int, new: float) -> None:
+    resave(path, lambda d, a: (np.where(d == old, new, d).astype(np.float32), a))
+
+
+BAD: dict[str, tuple[str, Callable[[Path], object], str]] = {
+    "missing label map": ("seg", lambda p: p.unlink(), "no seg file"),
+    "no brain": ("seg", without_scans, "does not say where the brain is"),
+    "empty map": ("seg", empty, "does not say where the brain is"),
+    "text": ("seg", lambda p: p.write_text("hello"), "cannot be read as NIfTI"),
+    "packed text": ("seg", lambda p: p.write_bytes(gzip.compress(b"hi")), "cannot be read as"),
+    "truncated": ("seg", truncate, "cannot be read as NIfTI"),
+    "truncated scan": ("t2w", truncate, "cannot be read as NIfTI"),
+    "wrong shape": ("t1n", lambda p: resave(p, lambda d, a: (d[:-1], a)), "differ in shape"),
+    "wrong affine": ("seg", lambda p: resave(p, moved), "differ in affine: up to 3 mm"),
+    "4-D": ("seg", lambda p: resave(p, lambda d, a: (np.stack([d, d], 3), a)), "3-D volume"),
+    "all zero": ("t1n", lambda p: resave(p, lambda d, a: (d * 0, a)), "the same value"),
+    "NaN": (
+        "t1n", lambda p: resave(p, lambda d, a: (np.where(d > 500, np.nan, d), a)), "NaN or Inf"),
+    "NaN label": ("seg", lambda p: relabel(p, 2, float("nan")), "whole numbers only"),
+    "interpolated": ("seg", lambda p: relabel(p, 2, 1.5), "whole numbers only"),
+    "odd label": ("seg", lambda p: relabel(p, 2, 7), "label 7 is outside the scheme brats2023"),
+    "wrong scheme": ("seg", lambda p: relabel(p, 3, 4), "label 4 is outside the scheme brats2023"),
+    "negative label": ("seg", lambda p: relabel(p, 2, -1), "outside the scheme"),
+    "tumour elsewhere": (
+        "seg", lambda p: resave(p, lambda d, a: (np.roll(d, 10, 1), a)), "outside the brain"),
+    "metres": (
+        "", lambda p: [resave(f, lambda d, a: (d, a @ np.diag([1e-3] * 3 + [1])))
+                       for f in p.parent.glob("*.nii.gz")], "a brain 0.0"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("what", BAD)
+def test_a_bad_case_is_one_line_and_the_rest_is_drawn(
+    what: str, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data, out = cohort(tmp_path / "data", 2), tmp_path / "out"
+    role, spoil, message = BAD[what]
+    folder = data / "BraTS-GLI-00001-000"
+    spoil(folder / f"{folder.name}-{role}.nii.gz")
+    words = ["sample", str(data), "-o", str(out), "--model", str(model), "--steps", "1"]
+    assert main(words) == 2
+    lines = capsys.readouterr().err.splitlines()
+    (told,) = [line for line in lines if " → " in line]
+    assert message in told
+    assert told.split(" → ")[1]
+    assert lines[-1] == "1 made, 0 already there, 1 failed"
+    assert [c.id for c in discover(out)] == [name_of(2)]
+    assert not list(out.rglob("*00001*"))
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--end", "x"], "a whole number, or end"),
+        (["--shard", "3/3"], "write i/n"),
+        (["--samples", "0"], "1 or more"),
+        (["--steps", "0"], "at least 1"),
+        (["--sampler", "euler"], "invalid choice"),
+        (["--scheme", "brats1999"], "label scheme 'brats1999' is not known"),
+        (["--labels", "x"], "give one of them"),
+        (["--split", "a", "--append-to", "b"], "--split and --append-to"),
+        (["--brain", "nowhere"], "nowhere: no such file"),
+        (["--append-to", "ELSEWHERE"], "where the paths of the split begin"),
+        (["--lora", "nowhere"], "nowhere: no such adapter"),
+        (["--lora", "DATA"], "is no LoRA adapter"),
+        (["--lora", "ADAPTER:much"], "'much' is no weight"),
+        (["--lora", "ADAPTER"], "adapts another base"),
+        (["--lora", "TORN"], "cannot be read"),
+        (["--model", "DATA"], "holds no checkpoint"),
+        (["--model", "PAINTER"], "is a wdm3d checkpoint"),
+        (["--device", "cuda:77"], "is not available"),
+    ],
+)
+def test_what_cannot_work_is_one_line_and_writes_nothing(
+    words: list[str],
+    message: str,
+    model: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    data, out = cohort(tmp_path / "data", 1), tmp_path / "out"
+    places = {"DATA": data, "ELSEWHERE": tmp_path / "x" / "split.json"}
+    places["PAINTER"] = ROOT / "weights" / "wdm3d"
+    if any("ADAPTER" in word or word == "TORN" for word in words):
+        other = save_model(tmp_path / "other", seed=9)
+        places["ADAPTER"] = save_adapter(tmp_path / "adapter", other)
+        places["TORN"] = tmp_path / "torn"
+        shutil.copytree(places["ADAPTER"], places["TORN"])
+        truncate(places["TORN"] / "adapter_model.safetensors")
+    for key, place in places.items():
+        words = [word.replace(key, str(place)) for word in words]
+    given = ["sample", str(data), "-o", str(out), "--model", str(model), *words]
+    assert main(given) == 2
+    told = [line for line in capsys.readouterr().err.splitlines() if " → " in line]
+    assert len(told) == 1
+    assert message in told[0]
+    assert not out.exists()
+
+
+def test_a_label_map_without_tumour_is_a_healthy_brain(model: Path, tmp_path: Path) -> None:
+    data, out = cohort(tmp_path / "data", 1), tmp_path / "out"
+    (case,) = discover(data)
+    resave(case.path("seg"), lambda d, a: (d * 0, a))
+    assert main(["sample", str(data), "-o", str(out), "--model", str(model), "--steps", "1"]) == 0
+    assert not discover(out)[0].load("seg").data.any()
+    assert discover(out)[0].load("t1n").data.any()
+
+
+# --- Doors --------------------------------------------------------------------------------------
+
+
+def test_without_label_maps_those_of_the_demo_are_drawn(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The tiny preset's size, by an adapter below a parent folder, into runs/sample."""
+    weights = tmp_path / "w"
+    save_adapter(weights / "site_b", save_model(weights / "base", PRESETS["tiny"]))
+    monkeypatch.chdir(tmp_path)
+    started = time.monotonic()
+    assert main(["sample", "--lora", "w/", "--steps", "2", "--end", "1"]) == 0
+    named = ["--labels", str(ROOT / "weights" / "labels"), "-o", "named"]
+    assert main(["sample", *named, "--lora", "w/", "--steps", "2", "--end", "1"]) == 0
+    assert made(tmp_path / "named") == made(tmp_path / "runs" / "sample")
+    assert time.monotonic() - started < 60
+    (case,) = discover(tmp_path / "runs" / "sample")
+    (source, *_) = discover(ROOT / "weights" / "labels")
+    labels = Volume.load_labels(source.path("seg"))
+    assert np.array_equal(case.load("t1c").data != 0, labels.data > 0)
+    assert np.array_equal(case.load("seg").data, np.where(labels.data == 4, 0, labels.data))
+    record = read_json(tmp_path / "runs" / "sample" / "records" / f"{case.id}.json")
+    assert [a["name"] for a in record["adapters"]] == ["site_b"]
+
+
+def test_the_label_maps_of_the_demo_are_four_and_small() -> None:
+    files = sorted((ROOT / "weights" / "labels").glob("*.nii.gz"))
+    assert len(files) == 4
+    assert sum(f.stat().st_size for f in files) < 100_000
+    for file in files:
+        assert set(np.unique(Volume.load_labels(file).data)) == {0, 1, 2, 3, 4}
+        assert nib.load(file).header.get_data_dtype() == np.int8
+
+
+def test_the_words_of_run_sh_reach_the_verb(checkout: Path) -> None:  # noqa: F811
+    given = {
+        "LABELS": "maps", "LORA": "weights/a:0.7,weights/b", "OUTPUT_DIR": "new", "SAMPLES": "3",
+        "SAMPLING_STEPS": "12", "GUIDANCE": "1.5", "SEED": "4", "BEG": "2", "END": "9",
+        "DEVICE": "cpu", "MODEL": "m",
+    }  # fmt: skip
+    assert set(given) <= {pair.split(":")[0] for pair in verbs()["sample"][1]}
+    words = [f"{key}={value}" for key, value in given.items()]
+    code, out, err = run(checkout, "PYTHON=./python", "MODE=sample", *words)
+    assert code == 0, err
+    called = out.strip("[]").split("][")[2:]
+    values = parser_of(called).parse(called[1:])
+    assert (values["label_maps"], values["out"], values["model"]) == (
+        Path("maps"),
+        Path("new"),
+        Path("m"),
+    )
+    assert values["lora"] == ["weights/a:0.7", "weights/b"]
+    assert (values["samples"], values["steps"], values["guidance"]) == (3, 12, 1.5)
+    assert (values["begin"], values["end"], values["seed"]) == (2, "9", 4)
+
+
+def test_python_m_synth_sample_is_the_verb() -> None:
+    words = [sys.executable, "-m", "synth.sample", "--lora"]
+    done = subprocess.run(words, capture_output=True, text=True, check=False, cwd=ROOT)
+    assert done.returncode == 2
+    assert "argument --lora: expected at least one argument → synth sample --help" in done.stderr
