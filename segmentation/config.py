@@ -30,7 +30,7 @@ class Config:
     deep_supervision: bool = True
     """Train on the answers of every scale."""
     checkpointing: Literal["none", "expansion", "block"] = "none"
-    """What is computed again in the backward pass: nothing, each block's widest part, each block."""
+    """What the backward pass computes again: nothing, the widest part of blocks, or blocks."""
     patch: tuple[int, int, int] = (128, 160, 112)
     """Training crop in voxels (right, anterior, superior)."""
     spacing_mm: float = 1.0
@@ -51,7 +51,7 @@ class Config:
     init_from: str = ""
     """Start from this segmentation checkpoint's weights."""
     freeze: tuple[str, ...] = ()
-    """Parts that stay as they are: encoder, bottleneck, decoder, heads, or one level (enc0, dec3)."""
+    """Parts that stay as they are: encoder, bottleneck, decoder, heads, or a level (enc0, dec3)."""
     reset: tuple[str, ...] = ()
     """Parts that begin anew after init_from."""
 
