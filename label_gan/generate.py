@@ -151,6 +151,8 @@ def _levels(
     if config.architecture == "ordered":
         size = sizes.choose(network.table.cpu(), stream, wish.volume_ml)[None]  # ty: ignore
     code = torch.randn(1, network.code_length, generator=stream) * wish.truncation  # ty: ignore
+    if config.architecture == "ordered":
+        code[:, : network.latent] *= config.spread
     output = network(code.to(device), None if size is None else size.to(device))[0]
     levels = levels_of(output, config)
     if size is None:

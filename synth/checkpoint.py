@@ -25,6 +25,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from synth import __version__, families, manifest
+from synth.compact import Bits, compact, widened
 from synth.config import from_dict, to_dict
 from synth.errors import SynthError
 
@@ -74,16 +75,17 @@ def save(
     family: str,
     preset: str,
     config: Any,
-    half: bool = False,
+    bits: Bits = 32,
     **facts: Any,
 ) -> Path:
     """Write a checkpoint folder; whatever the instant of a kill, it is readable before and after.
 
     `facts` are JSON values that belong to the weights: seed, data_hash, step, metrics, source.
-    With `half` the weights take two bytes each, rounded to eleven bits; loading widens them again.
+    With 16 or 8 `bits` the weights are rounded to be handed on (`synth.compact`); loading widens
+    them again.
     """
     with staged(directory) as folder:
-        write(folder, model=model, family=family, preset=preset, config=config, half=half, **facts)
+        write(folder, model=model, family=family, preset=preset, config=config, bits=bits, **facts)
     return Path(directory)
 
 
@@ -94,7 +96,7 @@ def write(
     family: str,
     preset: str,
     config: Any,
-    half: bool = False,
+    bits: Bits = 32,
     **facts: Any,
 ) -> None:
     """Write the files of a checkpoint into an existing folder, which `staged` makes safe."""
@@ -109,7 +111,7 @@ def write(
     }
     text = json.dumps(metadata, indent=1)
     # One key only: safetensors writes several in random order, and equal weights make equal files.
-    save_file(_detached(model, half), folder / WEIGHTS, metadata={"synth": text})
+    save_file(compact(model.state_dict(), bits), folder / WEIGHTS, metadata={"synth": text})
     (folder / CONFIG).write_text(text + "\n", encoding="utf-8")
     shutil.copymode(folder / CONFIG, folder / WEIGHTS)  # safetensors writes for the owner alone
     count = sum(p.numel() for p in model.parameters())
@@ -163,7 +165,7 @@ def load(path: str | Path, *, device: str | torch.device = "cpu") -> Checkpoint:
         raise _not_ours(file) from error
     with torch.random.fork_rng(devices=[]):  # the initial weights are overwritten: draw nothing
         model = families.room(family, "network").build(config)
-    load_strictly(model, load_file(file), name=str(file))
+    load_strictly(model, widened(load_file(file)), name=str(file))
     model = model.to(device).eval().requires_grad_(False)
     return Checkpoint(
         path=file, family=family, preset=preset, config=config, metadata=metadata, model=model
@@ -248,16 +250,6 @@ def load_strictly(model: nn.Module, tensors: Mapping[str, Tensor], *, name: str)
                 hint="the weights and the configuration belong to different networks",
             )
     model.load_state_dict(tensors)
-
-
-def _detached(model: nn.Module, half: bool) -> dict[str, Tensor]:
-    # Copies: safetensors refuses tensors that share memory, as tied weights do.
-    return {
-        key: tensor.detach()
-        .to("cpu", torch.float16 if half and tensor.is_floating_point() else None, copy=True)
-        .contiguous()
-        for key, tensor in model.state_dict().items()
-    }
 
 
 def _sync(path: Path) -> None:

@@ -18,6 +18,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from synth import checkpoint, families
+from synth.compact import Bits
 from synth.errors import SynthError
 
 WRAPPERS = (
@@ -37,7 +38,7 @@ def convert(
     *,
     family: str | None = None,
     overrides: Mapping[str, Any] | None = None,
-    half: bool = False,
+    bits: Bits = 32,
 ) -> Path:
     """Read a .pt, .pth or .safetensors file of somebody else and write our checkpoint to `out`.
 
@@ -45,7 +46,7 @@ def convert(
     """
     source = Path(source)
     if source.is_dir():
-        return _copied(source, Path(out), family, overrides, half)
+        return _copied(source, Path(out), family, overrides, bits)
     weights = unwrapped(read_weights(source), name=str(source))
     family, weights = recognised(weights, family, name=str(source))
     compat = families.room(family, "compat")
@@ -59,13 +60,13 @@ def convert(
         family=family,
         preset="converted",
         config=config,
-        half=half,
+        bits=bits,
         source=source.name,
     )
 
 
 def _copied(
-    source: Path, out: Path, family: str | None, overrides: Mapping[str, Any] | None, half: bool
+    source: Path, out: Path, family: str | None, overrides: Mapping[str, Any] | None, bits: Bits
 ) -> Path:
     loaded = checkpoint.load(source)
     if overrides:
@@ -79,7 +80,7 @@ def _copied(
         family=loaded.family,
         preset=loaded.preset,
         config=loaded.config,
-        half=half,
+        bits=bits,
         **{k: v for k, v in loaded.metadata.items() if k not in written},
     )
 

@@ -70,7 +70,7 @@ def test_round_trip_of_a_folder_and_of_the_lone_file(tmp_path):
 
 def test_half_precision_is_a_copy_of_half_the_size_that_loads_as_ever(tmp_path):
     model = saved(tmp_path / "run" / "best", seed=3, step=9, metrics={"dice": 0.5})
-    convert(tmp_path / "run", tmp_path / "half", half=True)
+    convert(tmp_path / "run", tmp_path / "half", bits=16)
     found = checkpoint.load(tmp_path / "half")
     for name, weight in model.state_dict().items():
         assert found.model.state_dict()[name].dtype == torch.float32
@@ -83,6 +83,25 @@ def test_half_precision_is_a_copy_of_half_the_size_that_loads_as_ever(tmp_path):
     assert same_weights(checkpoint.load(tmp_path / "whole").model, model)
     with pytest.raises(SynthError, match="knows its settings"):
         convert(tmp_path / "run", tmp_path / "other", overrides={"width": 3})
+
+
+def test_eight_bits_are_off_by_at_most_half_a_step_of_their_row(tmp_path, monkeypatch):
+    monkeypatch.setattr("synth.compact.LARGE", 8)
+    model = saved(tmp_path / "run" / "best", seed=3)
+    convert(tmp_path / "run", tmp_path / "eight", bits=8)
+    found = checkpoint.load(tmp_path / "eight").model.state_dict()
+    small = 0
+    for name, weight in model.state_dict().items():
+        assert found[name].dtype == torch.float32
+        if weight.ndim > 1 and weight.numel() >= 8:
+            step = weight.flatten(1).abs().amax(1) / 127
+            off = (found[name] - weight).flatten(1).abs().amax(1)
+            assert (off <= step * 0.5001).all()
+            assert (off > 0).any()
+        else:
+            small += 1
+            assert torch.equal(found[name], weight.half().float())
+    assert small
 
 
 def test_shipped_weights_are_found_from_any_folder(tmp_path, monkeypatch):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from json import dumps
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from synth import families
 from synth.config import did_you_mean, from_dict, to_dict
@@ -30,7 +30,7 @@ def train(
     """Train a family on a cohort; the same command resumes.
 
     Args:
-        family: which family: wdm3d.
+        family: label_gan, wdm3d, ddpm_lora or segmentation.
         data: folder with cases in any BraTS naming.
         out: folder of the run: last/, best/, metrics.jsonl, TensorBoard events.
         resume: in place of out: the folder of a run, which must be there, to go on with.
@@ -115,7 +115,7 @@ def convert(
     out: Path,
     family: str | None = None,
     set: tuple[str, ...] = (),
-    half: bool = False,
+    bits: Literal[32, 16, 8] = 32,
 ) -> int:
     """Read the weights of a public project into a checkpoint folder, or copy a run's best there.
 
@@ -127,7 +127,8 @@ def convert(
         out: folder to write.
         family: insist on a family.
         set: settings that the file cannot tell, as name=value.
-        half: store the weights in 16 bits, to hand them on.
+        bits: of each stored weight: 16 halves the file, 8 quarters it (large matrices only, with a
+            scale a row), to hand it on.
     """
     from synth.convert import convert as read
     from synth.errors import SynthError
@@ -138,7 +139,7 @@ def convert(
         if not equals:
             raise SynthError(f"--set {pair}", hint="write it as name=value")
         overrides[name] = _literal(value)
-    folder = read(source, out, family=family, overrides=overrides, half=half)
+    folder = read(source, out, family=family, overrides=overrides, bits=bits)
     print(f"{source} → {folder}")
     return 0
 
