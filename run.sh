@@ -21,6 +21,7 @@ MODES=(
   'c_sample | core | synth inpaint     | DATA_DIR MODEL:--model RUN_DIR:--model OUTPUT_DIR:--out ESTIMATE:--estimate SAMPLES:--samples SAMPLING_STEPS:--steps STEPS_SCHEDULER:--steps-scheduler TRAIN_MODE:--mode NOISE_SCHEDULE:--noise-schedule BEG:--begin END:--end SEED:--seed DEVICE:--device | inpaint healthy tissue'
   'masks    | core | synth masks       | DATA_DIR JSON_FILE:--split SAVE_FOLDER:--out OUTPUT_DIR:--out MODEL_PATH:--model ONLY_REAL_SEG:--only-real-seg ONLY_FAKE_SEG:--only-fake-seg BEGIN:--begin END:--end NEW_CASES_PER_CASE:--per-case KIND:--kind SEED:--seed WORKERS:--workers | place new healthy masks, or tumours, in brains'
   'sample   | core | synth sample      | LABELS LORA:--lora+ MODEL:--model OUTPUT_DIR:--out BRAIN:--brain SCHEME:--scheme SAMPLES:--samples SAMPLING_STEPS:--steps SAMPLER:--sampler GUIDANCE:--guidance DATA_SPLIT_JSON:--split APPEND_TO:--append-to FOLD:--fold DATA_DIR:--data BEG:--begin END:--end SEED:--seed DEVICE:--device | draw four scans for label maps, as a site would have scanned them'
+  'segment  | core | synth segment     | DATA_DIR MODELS:--models+ OUTPUT_DIR:--out WEIGHTS:--weights+ THRESHOLDS:--thresholds+ MIN_ML:--min-ml+ OVERLAP:--overlap SCHEME:--scheme BEG:--begin END:--end SHARD:--shard DEVICE:--device | find WT, TC and ET in scans'
   'test     | dev  | fast_tests        | WORKERS:--numprocesses | the tests, without the slow proofs'
   'test_all | dev  | all_tests         | WORKERS:--numprocesses | all tests'
   'lint     | dev  | lint              | | ruff and ty'

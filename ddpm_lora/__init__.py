@@ -3,8 +3,35 @@
     synth train ddpm_lora --data site_a -o runs/base
     synth train ddpm_lora --data site_b -o runs/site_b --lora-from runs/base --lora-preset light
 
+    from ddpm_lora import Plan, draw, load, read
+
+    scans = draw(read(case), load(lora=["runs/site_b"]), Plan(seed=3)).scans
+
 Dorjsembe et al., "Conditional Diffusion Models for Semantic 3D Brain MRI Synthesis" (Med-DDPM,
 2024), in its own space or in Haar bands; Hu et al., "LoRA: Low-Rank Adaptation" (2022), by peft's
 files. Rooms: `config`, `spaces`, `network`, `conditioning`, `data`, `recipe`; `finetune` trains an
 adapter, `adapters` reads and writes it, `merging` adds it to its base; `compat` reads Med-DDPM.
 """
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ddpm_lora.generate import Drawn, Plan, draw, load
+    from ddpm_lora.label_maps import LabelMap, read
+
+__all__ = ["Drawn", "LabelMap", "Plan", "draw", "load", "read"]
+
+_HOMES = {
+    "Drawn": "generate", "Plan": "generate", "draw": "generate", "load": "generate",
+    "LabelMap": "label_maps", "read": "label_maps",
+}  # fmt: skip
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name when it is first asked for (PEP 562): configurations need no torch."""
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)

@@ -54,6 +54,9 @@ class Config:
     """Share of training items whose tumour labels are hidden: what guidance needs."""
     brain_drop: float = 0.05
     """Share of training items that are told nothing at all, not even where the brain is."""
+    noisier: float = 0.0
+    """Log-SNR by which training levels are lowered: anatomy is decided where noise is strong, the
+    more so the more voxels a structure has."""
     norm: Literal["l2", "l1"] = "l2"
     """Squared or absolute error."""
     balance: float = 0.5

@@ -97,7 +97,14 @@ class Maker:
             "preset": self.loaded.preset,
             "trained_on": own.get("data_hash"),
             "adapters": adapters,
+            "patients": _patients(own),
         }
+
+
+def _patients(metadata: Mapping[str, Any]) -> list[str] | None:
+    """Return the marks of all patients that base and adapters were trained on, if all say so."""
+    told = [metadata.get("patients"), *(a.get("patients") for a in metadata.get("adapters", []))]
+    return None if None in told else sorted({mark for marks in told for mark in marks or ()})
 
 
 def make(maker: Maker, cases: Sequence[Case]) -> int:

@@ -100,7 +100,8 @@ def _scaling(settings: Mapping[str, Any], layer: str, rank: int) -> float:
 
 
 def _mention(adapter: Adapter, weight: float) -> dict[str, Any]:
-    kept = {k: adapter.facts[k] for k in ("data_hash", "seed", "step") if k in adapter.facts}
+    known = ("data_hash", "seed", "step", "patients")
+    kept = {k: adapter.facts[k] for k in known if k in adapter.facts}
     return {"name": adapter.name, "weight": weight, **kept}
 
 

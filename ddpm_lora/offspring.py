@@ -8,6 +8,7 @@ what nothing would catch is refused here.
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,8 @@ from typing import Any
 from synth.case import MODALITIES, Case
 from synth.config import read_json
 from synth.errors import SynthError
-from synth.split import TRAIN_ONLY, Entry, Split, read_split, write_split
+from synth.split import TRAIN_ONLY, Entry, Split, read_split, seen_folds, write_split
+from synth.synthesis_gate import scans_hash
 
 log = logging.getLogger(__name__)
 
@@ -50,6 +52,17 @@ class Pedigree:
             )
         return {"case": origin, "label_map": case.id, "fold": fold}
 
+    def seen(self, marks: list[str] | None) -> tuple[int, ...] | None:
+        """Return the folds a model was trained on: by its patients' marks, or by what is said."""
+        if self.split is None:
+            return None
+        if marks is not None:
+            return seen_folds(self.split, marks)
+        if self.held_out is None:
+            return None
+        folds = {e.fold for e in self.split.training if e.fold is not None and e.fold >= 0}
+        return tuple(sorted(folds - {self.held_out}))
+
     def _entry(self, case: Case) -> Entry | None:
         """Return the case itself in the split, else the one it was made of, else the patient."""
         assert self.split is not None
@@ -60,15 +73,29 @@ class Pedigree:
         return None
 
 
-def append(path: Path, out: Path, pedigree: Pedigree, root: Path) -> int:
+def append(
+    path: Path,
+    out: Path,
+    pedigree: Pedigree,
+    root: Path,
+    *,
+    kept: Mapping[str, str] | None = None,
+) -> int:
     """Add every finished case in `out` to a split, as fold -1; return how many were refused.
 
-    A case that is listed already is replaced by itself: doing this twice changes nothing.
+    A case that is listed already is replaced by itself: doing this twice changes nothing. With
+    `kept`, the ids that `synth evaluate synthesis --keep` let through and the hashes of their
+    scans, others are left out, and taken out if an earlier call listed them.
     """
     split = read_split(path, root)
-    drawn, refused = {}, 0
-    for entry in _finished(out):
+    drawn, refused, dropped = {}, 0, set()
+    for entry in _finished(out, pedigree):
+        if kept is not None and entry.case.id not in kept:
+            dropped.add(entry.case.path("t1n").resolve())
+            continue
         try:
+            if kept is not None and scans_hash(entry.case) != kept[entry.case.id]:
+                raise SynthError("drawn again since it was judged", hint="judge it again")
             source = pedigree.of(Case(id=entry.source or "", files={}))
             drawn[entry.case.id] = replace(entry, source=source["case"])
         except SynthError as error:
@@ -82,10 +109,15 @@ def append(path: Path, out: Path, pedigree: Pedigree, root: Path) -> int:
                 f"{path} lists {name} already: {there}",
                 hint="ids must be unique: append each folder to a split of its own",
             )
-    kept = [drawn.pop(e.case.id, e) for e in split.training]
-    training = (*kept, *(drawn[name] for name in sorted(drawn)))
+    staying = [
+        drawn.pop(e.case.id, e)
+        for e in split.training
+        if e.source is None or e.case.files.get("t1n", root).resolve() not in dropped
+    ]
+    training = (*staying, *(drawn[name] for name in sorted(drawn)))
     write_split(path, replace(split, training=training), root)
-    log.info("%s: %d synthetic cases, fold %d", path, len(drawn) + _made(kept), TRAIN_ONLY)
+    log.info("%s: %d synthetic cases, fold %d; %d were sorted out",
+             path, len(drawn) + _made(staying), TRAIN_ONLY, len(dropped))  # fmt: skip
     return refused
 
 
@@ -98,7 +130,7 @@ def require_within(root: Path, out: Path) -> None:
         )
 
 
-def _finished(out: Path) -> list[Entry]:
+def _finished(out: Path, pedigree: Pedigree) -> list[Entry]:
     """Return the cases with a record whose files are there, each with its label map as source."""
     entries = []
     for path in sorted((out / "records").glob("*.json")):
@@ -108,7 +140,8 @@ def _finished(out: Path) -> list[Entry]:
         if all(file.is_file() for file in files.values()):  # what was sorted out is not listed
             case = Case(id=name, files=files, scheme=record["scheme"])
             source = record["source"]["label_map"]
-            entries.append(Entry(case=case, fold=TRAIN_ONLY, source=source))
+            seen = pedigree.seen(record.get("patients"))
+            entries.append(Entry(case=case, fold=TRAIN_ONLY, source=source, seen_folds=seen))
     return entries
 
 

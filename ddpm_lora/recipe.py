@@ -66,7 +66,8 @@ class Recipe:
         planes = dropped(planes, self.config.label_drop, self.config.brain_drop)
         clean = self.space.state(batch["image"], head_of(batch))
         noise = torch.randn(clean.shape).to(clean)  # the same draw on every device
-        logsnr = self.schedule.logsnr(t.to(clean.device))
+        logsnr = self.schedule.logsnr(t.to(clean.device)) - self.config.noisier
+        logsnr = logsnr.clamp(min=float(self.schedule.logsnrs[-1]))
         answer = self.answer(q_sample(clean, noise, logsnr), logsnr, planes)
         error = answer - target(clean, noise, logsnr, self.config.objective)
         yield "model", self.loss(error, batch["classes"])

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Literal
+from pathlib import Path
+from typing import Any, Literal
 
 from synth.errors import SynthError
 from synth.training_config import TrainConfig
@@ -16,6 +18,12 @@ Network = Literal[
     "unet", "dynunet", "attention_unet", "segresnet", "unetr", "swin_unetr",
 ]  # fmt: skip
 
+_EVERY = ("none", "expansion", "block")
+CHECKPOINTING = {
+    **{f"mednext_{size}": _EVERY for size in "sbml"}, "swin_unetr": ("none", "block")
+}  # fmt: skip
+"""What each network can compute again in the backward pass; the others: nothing."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
@@ -23,8 +31,8 @@ class Config:
 
     network: Network = "mednext_s"
     """MedNeXt by its official widths, or one of MONAI's networks."""
-    kernel: Literal[3, 5] = 3
-    """Edge of MedNeXt's depthwise convolutions."""
+    kernel: int = 3
+    """Edge of MedNeXt's depthwise convolutions: 3 or 5."""
     width: int = 32
     """Channels of the first level."""
     deep_supervision: bool = True
@@ -50,25 +58,43 @@ class Config:
     """Weight decay."""
     init_from: str = ""
     """Start from this segmentation checkpoint's weights."""
+    upkern: Literal["trilinear", "zeros"] = "trilinear"
+    """How init_from's kernels of 3 become kernels of 5: stretched as published, or padded with
+    zeros, which answers as before."""
     freeze: tuple[str, ...] = ()
     """Parts that stay as they are: encoder, bottleneck, decoder, heads, or a level (enc0, dec3)."""
     reset: tuple[str, ...] = ()
     """Parts that begin anew after init_from."""
 
     def __post_init__(self) -> None:
-        if any(n < 16 or n % 16 for n in self.patch):
+        if self.kernel not in (3, 5):
+            raise SynthError(f"kernel = {self.kernel}", hint="3 or 5")
+        if any(n < 16 or n % 16 or n % self.divisor for n in self.patch):
+            multiple = max(16, self.divisor)
             raise SynthError(
-                f"patch = {self.patch}", hint="each edge a multiple of 16: 128,160,112"
+                f"patch = {self.patch}",
+                hint=f"each edge a multiple of {multiple} for {self.network}: 128 160 "
+                f"{112 // multiple * multiple}",
+            )
+        if self.checkpointing not in CHECKPOINTING.get(self.network, ("none",)):
+            raise SynthError(
+                f"{self.network} cannot recompute '{self.checkpointing}'",
+                hint="checkpointing = none; mednext_* know every policy, swin_unetr knows block",
             )
         if not 0 <= self.tumour_crops <= 1:
             raise SynthError(f"tumour_crops = {self.tumour_crops}", hint="a share from 0 to 1")
+
+    @property
+    def divisor(self) -> int:
+        """Every edge of what the network sees must be a multiple of this."""
+        return {"segresnet": 8, "swin_unetr": 32}.get(self.network, 16)
 
 
 PRESETS: dict[str, Config] = {
     "brats23": Config(network="mednext_b"),
     "small": Config(),
     # a MedNeXt-S of a quarter of the widths, for cohorts on the phantom's 2.8 mm
-    "tiny": Config(width=8, patch=(48, 48, 48), spacing_mm=2.8, lr=2e-3, augment="light"),
+    "tiny": Config(width=8, patch=(48, 48, 48), spacing_mm=2.8, lr=4e-3, augment="light"),
 }
 
 _LONG = TrainConfig(steps=100_000, batch_size=2, precision="bf16", ema_decay=0.999,
@@ -76,6 +102,24 @@ _LONG = TrainConfig(steps=100_000, batch_size=2, precision="bf16", ema_decay=0.9
 TRAINING: dict[str, TrainConfig] = {
     "brats23": _LONG,
     "small": _LONG,
-    "tiny": replace(_LONG, steps=1000, precision="no", ema_decay=0.99, warmup_steps=50,
-                    validate_every=200, save_every=200, preview_every=500),
+    "tiny": replace(_LONG, steps=800, precision="no", ema_decay=0.98, warmup_steps=40,
+                    validate_every=100, save_every=100, preview_every=400),
 }  # fmt: skip
+
+
+def start(given: Mapping[str, Any]) -> tuple[str, Config] | None:
+    """Return what stands in for a preset: the settings of what fine-tuning begins from, if any."""
+    path = given.get("init_from")
+    if not path:
+        return None
+    from synth.checkpoint import read_metadata
+    from synth.config import from_dict
+
+    facts = read_metadata(Path(path))
+    if facts["family"] != "segmentation":
+        raise SynthError(
+            f"{path} is a {facts['family']} checkpoint", hint="--init-from wants a segmentation one"
+        )
+    base = from_dict(Config, facts["config"])
+    preset = facts["preset"] if facts["preset"] in TRAINING else "small"
+    return preset, replace(base, freeze=(), reset=())

@@ -73,6 +73,12 @@ class Case:
         """Whether `synth masks` made it."""
         return self.origin != self.id
 
+    def _repr_html_(self) -> str:
+        """Show the files of the case with small pictures in a notebook."""
+        from synth.notebook import case_html
+
+        return case_html(self)
+
     def path(self, role: str) -> Path:
         """Return the file of a role, or say that it is missing."""
         if role not in self.files:

@@ -4,7 +4,8 @@ BraTS has scored lesions in two ways that cannot be compared (`surface.py` has t
 
 - `"2023"` (also 2024): reference lesions that a dilation joins are one; every predicted component
   that touches a dilated lesion belongs to it. Missed and false lesions enter the means as Dice 0
-  and HD95 374 mm. Lesions of up to 50 voxels are ignored, false ones of any size are not.
+  and HD95 374 mm. Lesions of up to 50 mm³ (on its 1 mm grid, voxels) are ignored, false ones of
+  any size are not.
 - `"2025"`: plain components, matched one to one. The means run over *matched* lesions only, so
   read them beside tp, fp, fn and f1.
 
@@ -16,6 +17,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any
 
 import numpy as np
 from scipy import ndimage
@@ -40,7 +43,9 @@ __all__ = [
 WORST_HD95_MM: dict[Convention, float] = {"2023": 374.0, "2025": 373.0}
 """What a lesion without a counterpart costs: the diagonal of the atlas grid, rounded by each."""
 
-GLOBAL_TOLERANCE_MM, LESION_TOLERANCE_MM = 0.5, 1.0  # both as the 2025 evaluation has them
+# The 2025 evaluation judges whole regions by the first, and lesions by the second.
+TOLERANCES_MM = (0.5, 1.0)
+LESION_TOLERANCE_MM = TOLERANCES_MM[1]
 
 NEIGHBOURS_18 = ndimage.generate_binary_structure(3, 2)
 NEIGHBOURS_26 = ndimage.generate_binary_structure(3, 3)
@@ -104,12 +109,12 @@ def lesionwise_2023(
     spacing_mm: Sequence[float],
     *,
     dilations: int = 3,
-    ignore_up_to_voxels: int = 50,
+    ignore_up_to_mm3: float = 50,
 ) -> LesionTable:
     """Score lesions by the rules of 2023 and 2024.
 
     Defaults are those of GLI, SSA and PED; meningioma and metastases dilate once, and metastases
-    ignore lesions of up to 2 voxels.
+    ignore lesions of up to 2 mm³. A dilation is a voxel wide, whatever the spacing.
     """
     check_pair(pred, ref, spacing_mm)
     pred, ref = crop_to_union(np.asarray(pred, bool), np.asarray(ref, bool))
@@ -117,6 +122,7 @@ def lesionwise_2023(
     pred, ref = np.pad(pred, dilations), np.pad(ref, dilations)
     components, n_components = ndimage.label(pred, NEIGHBOURS_26)
     joined, n_lesions = ndimage.label(_dilate(ref, dilations), NEIGHBOURS_26)
+    voxel_mm3 = float(np.prod(spacing_mm))
     lesions, claimed = [], set()
     for index in range(1, n_lesions + 1):
         lesion = ref & (joined == index)
@@ -125,7 +131,8 @@ def lesionwise_2023(
         claimed.update(touching.tolist())
         counterpart = np.isin(components, touching)
         kind = "matched" if touching.size else "missed"
-        if lesion.sum() <= ignore_up_to_voxels:
+        # An oblique affine gives 0.9999998 mm: 50 voxels of it are still 50.
+        if round(lesion.sum() * voxel_mm3, 3) <= ignore_up_to_mm3:
             kind = "ignored"
         lesions.append(_compare(counterpart, lesion, spacing_mm, "2023", kind))
     sizes = np.bincount(components.ravel(), minlength=n_components + 1)
@@ -169,11 +176,13 @@ def evaluate_regions(
     regions: Mapping[str, tuple[int, ...]],
     spacing_mm: Sequence[float],
     convention: Convention,
+    rules: Mapping[str, Any] = MappingProxyType({}),
 ) -> dict[str, dict[str, float]]:
     """Score every region, a union of labels, e.g. {"wt": (1, 2, 3), "tc": (1, 3), "et": (3,)}.
 
-    Returns region → number. Whole-region numbers are `dice`, `hd95`, `nsd_0.5mm`; means over
-    lesions `lesion_dice`, `lesion_hd95`, `lesion_nsd_1mm`; then tp, fp, fn, f1, precision, recall.
+    Returns region → number. Whole-region numbers are `dice`, `hd95`, `nsd_0.5mm`, `nsd_1mm`; means
+    over lesions `lesion_dice`, `lesion_hd95`, `lesion_nsd_1mm`; then tp, fp, fn, f1, precision,
+    recall. `rules` are the keyword arguments of `lesionwise_2023` where GLI's do not hold.
     HD95 is never inf: a region found in one mask only costs `WORST_HD95_MM`, and in 2025 so does
     a pair of masks that share no voxel. A label that no region knows is refused: it is most
     often another coding (BraTS 2021 wrote 4 for what is 3 now).
@@ -190,30 +199,38 @@ def evaluate_regions(
             )
     return {
         name: _evaluate(np.isin(pred_labels, labels), np.isin(ref_labels, labels), spacing_mm,
-                        convention)
+                        convention, rules)
         for name, labels in regions.items()
     }  # fmt: skip
 
 
 def _evaluate(
-    pred: np.ndarray, ref: np.ndarray, spacing_mm: Sequence[float], convention: Convention
+    pred: np.ndarray,
+    ref: np.ndarray,
+    spacing_mm: Sequence[float],
+    convention: Convention,
+    rules: Mapping[str, Any],
 ) -> dict[str, float]:
     both_empty: BothEmpty = "perfect" if convention == "2023" else "nan"
-    table = {"2023": lesionwise_2023, "2025": lesionwise_2025}[convention](pred, ref, spacing_mm)
+    if convention == "2023":
+        table = lesionwise_2023(pred, ref, spacing_mm, **rules)
+    else:
+        table = lesionwise_2025(pred, ref, spacing_mm)
     distances = surface_distances(pred, ref, spacing_mm, convention)
     overlap = dice(pred, ref, both_empty=both_empty)
     apart = convention == "2025" and overlap == 0  # there, no common voxel means no distance
     if distances is None or apart:
         worst = WORST_HD95_MM[convention]
         # Both empty: perfect or nan; one empty or apart: the worst there is.
-        far, near = (worst, 0.0) if overlap == 0 else (1 - overlap, overlap)
+        far, near = (worst, [0.0, 0.0]) if overlap == 0 else (1 - overlap, [overlap] * 2)
     else:
         far = distances.hd95(convention)
-        near = distances.nsd(GLOBAL_TOLERANCE_MM, convention)
+        near = [distances.nsd(mm, convention) for mm in TOLERANCES_MM]
     return {
         "dice": overlap,
         "hd95": far,
-        "nsd_0.5mm": near,
+        "nsd_0.5mm": near[0],
+        "nsd_1mm": near[1],
         "lesion_dice": table.dice,
         "lesion_hd95": table.hd95,
         "lesion_nsd_1mm": table.nsd,

@@ -39,6 +39,8 @@ class Entry:
     fold: int | None = None
     source: str | None = None
     """Id of the real case a synthetic one was made from; None for real cases."""
+    seen_folds: tuple[int, ...] | None = None
+    """Folds with a patient that the model which made this case was trained on; None: not known."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,6 +134,20 @@ def data_hash(cases: Iterable[Case]) -> str:
     return digest.hexdigest()
 
 
+def patient_marks(cases: Iterable[Case]) -> list[str]:
+    """Return a short mark of each patient: weights remember whom they saw, not their names."""
+    return sorted({hashlib.blake2b(c.patient.encode(), digest_size=6).hexdigest() for c in cases})
+
+
+def seen_folds(split: Split, marks: Iterable[str]) -> tuple[int, ...]:
+    """Return the folds that hold a patient of these marks."""
+    known = set(marks)
+    return tuple(sorted({
+        e.fold for e in split.training
+        if e.fold is not None and e.fold >= 0 and known & set(patient_marks([e.case]))
+    }))  # fmt: skip
+
+
 def _entry(row: Mapping[str, Any], root: Path, where: str) -> Entry:
     files: dict[str, Path] = {}
     for key, role in KEYS.items():
@@ -150,8 +166,12 @@ def _entry(row: Mapping[str, Any], root: Path, where: str) -> Entry:
     if fold is not None and (not isinstance(fold, int) or fold < TRAIN_ONLY):
         raise SynthError(f"{where}: fold {fold!r}", hint="a whole number ≥ 0, or −1 for train only")
     scheme = row.get("scheme") or guess_scheme(case_id)
+    seen = row.get("seen_folds")
     return Entry(
-        case=Case(id=case_id, files=files).with_scheme(scheme), fold=fold, source=row.get("source")
+        case=Case(id=case_id, files=files).with_scheme(scheme),
+        fold=fold,
+        source=row.get("source"),
+        seen_folds=None if seen is None else tuple(int(k) for k in seen),
     )
 
 
@@ -180,4 +200,6 @@ def _row(entry: Entry, root: Path) -> dict[str, Any]:
         row["fold"] = entry.fold
     if entry.source is not None:
         row["source"] = entry.source
+    if entry.seen_folds is not None:
+        row["seen_folds"] = list(entry.seen_folds)
     return row

@@ -27,7 +27,7 @@ from synth.errors import SynthError
 from synth.log import Progress, RunLog
 from synth.loop import processes, run_state
 from synth.loop.data_order import Items, loader
-from synth.loop.ema import averaged, exchanged
+from synth.loop.ema import averaged, exchanged, own_average
 from synth.loop.step import DivergedError, Stepper
 from synth.loop.stopping import Stop
 from synth.recipe import Recipe, Writer
@@ -57,10 +57,12 @@ def train(
     """
     if len(data) == 0:
         raise SynthError("there is nothing to train on: 0 items", hint="check the data folder")
+    if config.follows_validation and not validation:
+        raise SynthError("a plateau and patience need held-out cases", hint="hold some out")
     own_group = not torch.distributed.is_initialized()
     with Stop(config.max_seconds) as stop:
         run = _begin(recipe, len(data), Path(out), config, describe, device, write)
-        if run.stepper.step >= config.steps:
+        if run.finished:
             log.info("%s is finished: %d steps", run.out, run.stepper.step)
         else:
             log.info("%s: from step %d to %d", run.out, run.stepper.step, config.steps)
@@ -69,7 +71,7 @@ def train(
         torch.distributed.destroy_process_group()
     return {
         "step": run.stepper.step,
-        "stopped": run.stepper.step < config.steps,
+        "stopped": not run.finished,
         "best": run.best,
         "metrics": run.metrics,
         "skipped": run.stepper.skipped,
@@ -92,6 +94,13 @@ class _Run:
     write: Writer
     best: float | None = None
     metrics: dict[str, float]
+
+    @property
+    def finished(self) -> bool:
+        """Whether all steps are taken, or none of the last validations was a new best."""
+        return self.stepper.step >= self.config.steps or self.stepper.patience.exhausted(
+            self.config
+        )
 
     def facts(self) -> dict[str, Any]:
         finite = {name: value for name, value in self.metrics.items() if math.isfinite(value)}
@@ -124,12 +133,14 @@ def _begin(
     accelerator = processes.accelerator(config.precision, device)
     recipe.model.to(accelerator.device).train()
     processes.same_start(recipe.model, accelerator)
+    stepper = Stepper(recipe, config, accelerator)
+    config = stepper.config  # without what its optimizers do by themselves
     run = _Run(
         recipe=recipe,
         out=out,
         config=config,
         accelerator=accelerator,
-        stepper=Stepper(recipe, config, accelerator),
+        stepper=stepper,
         ema=averaged(recipe.model, config.ema_decay),
         identity=run_state.identity(describe, config, items=items, world=accelerator.num_processes),
         write=write or write_whole_model,
@@ -155,7 +166,7 @@ def _loop(run: _Run, data: Items, validation: Items | None, stop: Stop) -> None:
         RunLog(run.out, resumed_step=stepper.step) if main else nullcontext() as board,
         Progress(c.steps, label=run.out.name, start=stepper.step, shown=main) as progress,
     ):
-        while stepper.step < c.steps:
+        while not run.finished:
             losses = _step(run, [run.batch(next(batches)) for _ in range(c.accumulate)])
             step, last = stepper.step, stepper.step == c.steps
             record: dict[str, float] = {}
@@ -167,9 +178,12 @@ def _loop(run: _Run, data: Items, validation: Items | None, stop: Stop) -> None:
                 board.images(step, _preview(run, validation or data))
             progress.advance(**losses)
             stopping = processes.any_of(stop.asked(), accelerator)
-            if last or stopping or _due(step, c.save_every):
+            if run.finished or stopping or _due(step, c.save_every):
                 _save(run)
-            if stopping and not last:
+            if run.finished and not last:
+                n = stepper.patience.without_best
+                log.info("step %d: no better %s in %d validations: the end", step, c.keep, n)
+            elif stopping and not last:
                 reason = stop.reason or "another process was asked to stop"
                 log.info("%s: step %d is saved; run the same command to go on", reason, step)
                 break
@@ -186,7 +200,8 @@ def _step(run: _Run, batches: list[dict[str, Any]]) -> dict[str, float]:
         last = run.out / "last"
         good = f"the last good checkpoint is {last}" if last.exists() else "nothing was saved yet"
         raise SynthError(error.message, hint=f"{good}; {error.hint}") from error
-    run.ema.update_parameters(run.recipe.model)
+    with own_average(run.stepper.optimizers.values()):
+        run.ema.update_parameters(run.recipe.model)
     return losses
 
 
@@ -218,7 +233,9 @@ def _keep_best(run: _Run) -> None:
             hint=f"keep one of: {', '.join(run.metrics)}",
         )
     value = run.metrics[keep]
-    if math.isfinite(value) and (run.best is None or sign * value > sign * run.best):
+    better = math.isfinite(value) and (run.best is None or sign * value > sign * run.best)
+    run.stepper.patience.note(better, run.config)
+    if better:
         run.best = value
         if run.accelerator.is_main_process:
             with checkpoint.staged(run.out / "best") as folder:

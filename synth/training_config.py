@@ -9,7 +9,7 @@ from synth.errors import SynthError
 
 MAY_CHANGE = frozenset(
     {"steps", "validate_every", "preview_every", "save_every", "log_every", "workers"}
-    | {"max_seconds"}
+    | {"max_seconds", "patience"}
 )
 """Settings that a resumed run may change without becoming another run."""
 
@@ -32,8 +32,17 @@ class TrainConfig:
     """Autocast of the forward pass: none (float32) or bf16."""
     warmup_steps: int = 0
     """Steps over which the learning rate rises linearly from zero."""
-    decay: Literal["constant", "cosine"] = "constant"
-    """Learning rate after the warm-up: constant, or half a cosine down to zero at the last step."""
+    decay: Literal["constant", "cosine", "poly", "step", "cyclic", "plateau"] = "constant"
+    """Learning rate after the warm-up: constant; half a cosine, or a power of 0.9, down to zero at
+    the last step; lower after every so many steps; up and down; lower when `keep` stands still."""
+    decay_factor: float = 0.1
+    """What one drop multiplies the rate by (step, plateau); the lowest rate of a cycle (cyclic)."""
+    decay_every: int = 0
+    """Steps between drops, or of one cycle; 0 takes a third of those after the warm-up."""
+    plateau_validations: int = 5
+    """Validations without a new best before the rate drops (plateau)."""
+    patience: int = 0
+    """Validations without a new best that end the training; 0 goes on to the last step."""
     seed: int = 0
     """Seed of the data order, the items and every draw in the losses."""
     validate_every: int = 1000
@@ -54,19 +63,30 @@ class TrainConfig:
     """Stop cleanly after this wall time, to be resumed by the same command; 0 sets no limit."""
 
     def __post_init__(self) -> None:
-        for name in ("steps", "batch_size", "accumulate", "log_every"):
+        for name in ("steps", "batch_size", "accumulate", "log_every", "plateau_validations"):
             if getattr(self, name) < 1:
                 raise SynthError(
                     f"{name} = {getattr(self, name)} is too small", hint=f"{name} is at least 1"
                 )
         for name in ("clip_norm", "warmup_steps", "validate_every", "preview_every"):
             self._require_not_negative(name)
-        for name in ("save_every", "workers", "max_seconds", "seed"):
+        for name in ("save_every", "workers", "max_seconds", "seed", "decay_every", "patience"):
             self._require_not_negative(name)
         if not 0 <= self.ema_decay < 1:
             raise SynthError(
                 f"ema_decay = {self.ema_decay} is not in [0, 1)", hint="0.999 is a good start"
             )
+        if not 0 < self.decay_factor < 1:
+            raise SynthError(f"decay_factor = {self.decay_factor}", hint="between 0 and 1: 0.1")
+        if self.follows_validation and not self.keep:
+            raise SynthError(
+                "a plateau and patience need a metric to follow", hint="name it by keep, e.g. loss"
+            )
+
+    @property
+    def follows_validation(self) -> bool:
+        """Whether validations decide about the rate or the end."""
+        return self.patience > 0 or self.decay == "plateau"
 
     def _require_not_negative(self, name: str) -> None:
         if not getattr(self, name) >= 0:

@@ -76,6 +76,12 @@ class Volume:
                 "if you know that the voxels match",
             )
 
+    def _repr_html_(self) -> str:
+        """Show three planes, size, spacing and range in a notebook."""
+        from synth.notebook import volume_html
+
+        return volume_html(self)
+
     @classmethod
     def load(cls, path: str | Path) -> Volume:
         """Read an image as float32; NaN and Inf are refused."""

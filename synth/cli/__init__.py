@@ -7,6 +7,8 @@ is called.
 from __future__ import annotations
 
 import importlib
+import inspect
+import logging
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -26,6 +28,13 @@ VERBS = {
     "masks": ("masks", "new tumours and healthy masks: drawn from noise, placed in brains"),
     "inpaint": ("inpaint", "paint healthy tissue where a mask or a tumour is"),
     "sample": ("sample", "draw t1n, t1c, t2w and t2f from label maps, as a site's scans look"),
+    "segment": ("segment", "find WT, TC and ET in scans, by one network or several"),
+    "compare": ("compare", "does synthetic data help? Arms, folds, seeds, and a plain answer"),
+    "soup": ("soup", "average the weights of several segmentation checkpoints, where it helps"),
+    "report": ("report", "one self-contained page about a study: pictures, figures, verdict, cost"),
+    "view": ("view", "scroll through a case with its labels, or save it as a PNG or GIF"),
+    "sweep": ("sweep", "train one command with many settings: a grid, or what Optuna proposes"),
+    "launch": ("sweep", "run a verb in shares, by processes of this machine or on SLURM"),
     "convert": ("models", "read the weights of a public project into a checkpoint folder"),
     "info": ("models", "show versions, devices, families and presets, or a checkpoint"),
 }
@@ -77,11 +86,22 @@ def run(verb: str, words: list[str]) -> int:
     settings = getattr(work, "settings", lambda _: ())(words)
     parser = build(work, prog=f"synth {verb}", settings=settings)
     parser.add_argument("-v", "--verbose", action="store_true", help="say more")
-    values = parser.parse(words)
+    words, command = (
+        _apart(words) if "command" in inspect.signature(work).parameters else (words, [])
+    )
+    values = parser.parse(words) | ({"command": tuple(command)} if command else {})
     from synth import log
 
+    outermost = not logging.getLogger("synth").handlers  # a verb may run others
     log.configure(1 if values.pop("verbose") else 0)
     try:
         return int(work(**values) or 0)
     finally:
-        log.silence()
+        if outermost:
+            log.silence()
+
+
+def _apart(words: list[str]) -> tuple[list[str], list[str]]:
+    """Split at --, after which another verb's command line stands."""
+    cut = words.index("--") if "--" in words else len(words)
+    return words[:cut], words[cut + 1 :]

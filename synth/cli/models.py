@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from json import dumps
 from pathlib import Path
 from typing import Any, Literal
@@ -43,13 +43,7 @@ def train(
         settings: fields of the family's configuration and of the loop, by name.
     """
     folder = _run_folder(out, resume)
-    given = {k: v for k, v in settings.items() if v is not None}
-    if families.has_room(family, "history"):
-        given = families.room(family, "history").translate(given)
-    preset, beginning = _beginning(family, preset, given)
-    room = families.room(family, "config")
-    config = _override(beginning, given)
-    loop = _override(room.TRAINING.get(preset, TrainConfig()), given)
+    preset, config, loop = resolved(family, preset, settings)
     training, held_out = _cases(data, split, fold, scheme, validation_share, loop.seed)
 
     import torch
@@ -57,7 +51,7 @@ def train(
     from synth.devices import pick
     from synth.loop.run_state import require_begun_alike
     from synth.seeding import mix
-    from synth.split import data_hash
+    from synth.split import data_hash, patient_marks
     from synth.train import train as run
 
     describe = {
@@ -65,6 +59,7 @@ def train(
         "preset": preset,
         "config": config,
         "data_hash": data_hash([*training, *held_out]),
+        "patients": patient_marks(training),
     }
     require_begun_alike(folder, describe)
     if device != "auto":  # auto is left to Accelerate, which deals devices to processes
@@ -85,7 +80,8 @@ def train(
         write=recipe.writer(describe) if hasattr(recipe, "writer") else None,
     )
     _conclude(summary, loop, folder)
-    return 0
+    timed = 0 < loop.max_seconds <= summary["seconds"]
+    return 130 if summary["stopped"] and not timed else 0  # as after Ctrl-C elsewhere
 
 
 def _conclude(summary: dict[str, Any], loop: TrainConfig, folder: Path) -> None:
@@ -197,7 +193,18 @@ def _beginning(family: str, preset: str, given: dict[str, Any]) -> tuple[str, An
     return start(given) or (preset, wanted)
 
 
-def _override(config: Any, given: dict[str, Any]) -> Any:
+def resolved(family: str, preset: str, settings: Mapping[str, Any]) -> tuple[str, Any, TrainConfig]:
+    """Return the preset, the family's configuration and the loop's, with the settings in them."""
+    given = {k: v for k, v in settings.items() if v is not None}
+    if families.has_room(family, "history"):
+        given = families.room(family, "history").translate(given)
+    preset, beginning = _beginning(family, preset, given)
+    training = families.room(family, "config").TRAINING.get(preset, TrainConfig())
+    return preset, override(beginning, given), override(training, given)
+
+
+def override(config: Any, given: dict[str, Any]) -> Any:
+    """Return a configuration with those of its fields that are given."""
     own = to_dict(config)
     return from_dict(type(config), own | {k: v for k, v in given.items() if k in own})
 

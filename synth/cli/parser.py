@@ -99,10 +99,12 @@ def _add(
     elif kind is bool:
         assert default is False, f"{name}: a switch is off by default"
         options |= {"action": "store_true"}
-    elif typing.get_origin(kind) is Literal and checked:
-        options |= {"choices": typing.get_args(kind)}
     elif typing.get_origin(kind) is Literal:
-        options |= {"metavar": f"{{{','.join(typing.get_args(kind))}}}"}
+        words = typing.get_args(kind)
+        options |= {"type": type(words[0])}
+        options |= (
+            {"choices": words} if checked else {"metavar": f"{{{','.join(map(str, words))}}}"}
+        )
     else:
         options |= {
             "type": kind,

@@ -23,6 +23,7 @@ def sample(
     guidance: float = 1.0,
     split: Path | None = None,
     append_to: Path | None = None,
+    kept: Path | None = None,
     fold: int | None = None,
     data: Path | None = None,
     begin: int = 0,
@@ -58,6 +59,7 @@ def sample(
         split: decathlon-style JSON of the label maps' real cases: their folds go on record.
         append_to: list what is drawn in this split as train-only cases (fold -1); a label map of a
             case in testing is refused.
+        kept: append only what this kept.json of `synth evaluate synthesis --keep` lists.
         fold: the fold that the model was not trained on; --append-to refuses its label maps.
         data: folder that the paths of the split are relative to [the split's own].
         begin: first label map.
@@ -87,6 +89,7 @@ def sample(
     from synth.devices import pick
     from synth.split import read_split
 
+    passed = _passed(kept, append_to)
     require_known(scheme)
     source = label_maps or labels or demo()
     if scheme == "auto" and is_demo(source):
@@ -111,5 +114,16 @@ def sample(
             path.unlink(missing_ok=True)
     failed = make(maker, cases)
     if append_to and (out / "records").is_dir():
-        failed += append(append_to, out, pedigree, root)
+        failed += append(append_to, out, pedigree, root, kept=passed)
     return 2 if failed else 0
+
+
+def _passed(kept: Path | None, append_to: Path | None) -> dict[str, str] | None:
+    """Return the cases that may be appended, with the hashes of their scans; None is all."""
+    if kept is None:
+        return None
+    if append_to is None:
+        raise SynthError("--kept without --append-to", hint="it says which cases are appended")
+    from synth.synthesis_gate import read_kept
+
+    return read_kept(kept)

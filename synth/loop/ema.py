@@ -4,11 +4,58 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-from collections.abc import Callable, Generator
+import logging
+from collections.abc import Callable, Generator, Iterable
+from dataclasses import replace
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
+from torch.optim import Optimizer
 from torch.optim.swa_utils import AveragedModel
+
+from synth.training_config import TrainConfig
+
+log = logging.getLogger(__name__)
+
+
+@runtime_checkable
+class SelfAveraging(Protocol):
+    """An optimizer with an average of its own: it trains at one point and is judged at another.
+
+    Schedule-free ones are of this kind. The switch must lose nothing: after `eval()` and `train()`
+    every parameter is what it was, to the bit.
+    """
+
+    def eval(self) -> None:
+        """Put the average into the parameters."""
+        ...
+
+    def train(self) -> None:
+        """Put back what is trained."""
+        ...
+
+
+@contextlib.contextmanager
+def own_average(optimizers: Iterable[Optimizer]) -> Generator[None]:
+    """Let the parameters be the average of those optimizers that keep one; others do not care."""
+    switched = [o for o in optimizers if isinstance(o, SelfAveraging)]
+    for optimizer in switched:
+        optimizer.eval()
+    try:
+        yield
+    finally:
+        for optimizer in switched:
+            optimizer.train()
+
+
+def settled(config: TrainConfig, optimizers: Iterable[Optimizer]) -> TrainConfig:
+    """Turn EMA and decay off where an optimizer averages by itself; its warm-up stays."""
+    free = replace(config, ema_decay=0.0, decay="constant")
+    if config == free or not any(isinstance(o, SelfAveraging) for o in optimizers):
+        return config
+    log.info("the optimizer averages by itself: ema_decay is 0 and decay constant from here on")
+    return free
 
 
 def averaged(model: nn.Module, decay: float) -> AveragedModel:

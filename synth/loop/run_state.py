@@ -10,7 +10,7 @@ import json
 import logging
 import pickle
 from collections.abc import Mapping
-from dataclasses import is_dataclass
+from dataclasses import asdict, is_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from torch.optim.swa_utils import AveragedModel
 from synth import checkpoint
 from synth.config import to_dict
 from synth.errors import SynthError
+from synth.loop.learning_rate import Patience
 from synth.loop.step import Stepper
 from synth.training_config import MAY_CHANGE, TrainConfig
 
@@ -54,6 +55,7 @@ def pack(stepper: Stepper, ema: AveragedModel, who: Mapping[str, Any]) -> dict[s
         "step": stepper.step,
         "skipped": stepper.skipped,
         "in_a_row": stepper.in_a_row,
+        "patience": asdict(stepper.patience),
         "model": stepper.recipe.model.state_dict(),
         "ema": ema.module.state_dict(),
         "ema_count": int(ema.n_averaged),
@@ -70,6 +72,7 @@ def unpack(state: Mapping[str, Any], stepper: Stepper, ema: AveragedModel) -> No
         optimizer.load_state_dict(state["optimizers"][name])
     stepper.step = state["step"]
     stepper.skipped, stepper.in_a_row = dict(state["skipped"]), dict(state["in_a_row"])
+    stepper.patience = Patience(**state.get("patience", {}))  # runs of 0.1.0 counted nothing
 
 
 def write(folder: Path, state: Mapping[str, Any]) -> None:

@@ -16,6 +16,8 @@ from torch.optim import Optimizer
 
 from synth.errors import SynthError
 from synth.loop import processes
+from synth.loop.ema import settled
+from synth.loop.learning_rate import Patience, learning_rate_scale
 from synth.recipe import Recipe
 from synth.seeding import mix
 from synth.training_config import TrainConfig
@@ -26,30 +28,22 @@ END = ""  # the name of the phase after the last
 log = logging.getLogger(__name__)
 
 
-def learning_rate_scale(step: int, config: TrainConfig) -> float:
-    """Return the factor on the base learning rate of the step that follows `step` others."""
-    if step < config.warmup_steps:
-        return (step + 1) / config.warmup_steps
-    if config.decay == "constant":
-        return 1.0
-    done = (step - config.warmup_steps) / max(config.steps - config.warmup_steps, 1)
-    return 0.5 * (1 + math.cos(math.pi * min(done, 1.0)))
-
-
 class Stepper:
     """The optimizers of a recipe, and the counts that go with them."""
 
     def __init__(self, recipe: Recipe, config: TrainConfig, accelerator: Accelerator) -> None:
-        self.recipe, self.config, self.accelerator = recipe, config, accelerator
+        self.recipe, self.accelerator = recipe, accelerator
         self.optimizers = recipe.optimizers()
+        self.config = settled(config, self.optimizers.values())
         self.base_rates = {n: [g["lr"] for g in o.param_groups] for n, o in self.optimizers.items()}
         self.step = 0
         self.skipped = dict.fromkeys(self.optimizers, 0)
         self.in_a_row = dict.fromkeys(self.optimizers, 0)
+        self.patience = Patience()
 
     def take(self, batches: list[dict[str, Any]]) -> dict[str, float]:
         """Advance the losses of all micro-batches phase by phase; return the mean loss of each."""
-        scale = learning_rate_scale(self.step, self.config)
+        scale = learning_rate_scale(self.step, self.config, lowered=self.patience.lowered)
         for name, optimizer in self.optimizers.items():
             for group, base in zip(optimizer.param_groups, self.base_rates[name], strict=True):
                 group["lr"] = base * scale

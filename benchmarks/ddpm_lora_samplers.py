@@ -1,0 +1,149 @@
+"""How many network calls does a scan need, by which sampler? KID and seg-consistency for each.
+
+    python -m benchmarks.ddpm_lora_samplers runs/base --lora runs/site_b --data data/site_b \
+        --split data/site_b/split.json --segmenter runs/seg -o runs/samplers
+
+Scans are drawn for label maps of the split's testing cases, which neither model nor segmenter has
+seen, and compared with these cases: unbiased KID with its bootstrap interval; Dice of the
+segmenter's answer against the label map; the median over cases of the largest |z| of a region's
+brightness; and seconds a volume on this machine. The last lines are the floor: what random halves
+of the real cases stay within, and what the segmenter reaches on real scans. KID is that of
+`synth evaluate synthesis` with random convolutions, so that it does not depend on the segmenter.
+
+The same command goes on where it was stopped. The predecessor's sampler is `ddpm` at 250 calls.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.wdm3d import table
+from ddpm_lora.generate import Plan, load
+from ddpm_lora.made import Maker, make
+from ddpm_lora.offspring import Pedigree
+from synth import log
+from synth.case import Case, discover
+from synth.config import read_json, write_json
+from synth.devices import pick
+from synth.split import read_split
+from synth.synthesis_case import common_spacing_mm, load_scans
+from synth.synthesis_description import Description, describe
+from synth.synthesis_features import RandomConvolutions
+from synth.synthesis_jury import Jury
+from synth.synthesis_segmenter import Segmenter
+
+CALLS = (5, 10, 20, 50, 250)
+SAMPLERS = ("ddpm", "ddim", "dpmpp_2m")
+HEAD = ["sampler", "calls", "KID [95 %]", "MMD² [95 %]", "Dice", "|z|", "signs", "s/volume"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Judge:
+    """Describes cases, and compares them with the real ones."""
+
+    jury: Jury
+    spacing_mm: float
+    segmenter: Segmenter | None
+
+    @classmethod
+    def of(cls, real: Sequence[Case], segmenter: Segmenter | None) -> Judge:
+        spacing_mm = common_spacing_mm(real)
+        return cls(
+            jury=Jury(described(real, spacing_mm, segmenter)),
+            spacing_mm=spacing_mm,
+            segmenter=segmenter,
+        )
+
+    def numbers(self, folder: Path) -> dict[str, Any]:
+        """Judge the scans in a folder of `synth sample`."""
+        made = described(discover(folder), self.spacing_mm, self.segmenter)
+        return self.jury.numbers(self.jury.judge(made), made)
+
+
+def described(
+    cases: Sequence[Case], spacing_mm: float, segmenter: Segmenter | None
+) -> list[Description]:
+    features = RandomConvolutions()
+    return [describe(load_scans(case, spacing_mm), features, segmenter) for case in cases]
+
+
+def seconds_of(folder: Path) -> float:
+    """Mean seconds of a draw, from the records."""
+    records = [read_json(path) for path in sorted((folder / "records").glob("*.json"))]
+    return float(np.mean([record["seconds"] for record in records]))
+
+
+def row(sampler: str, calls: int, found: dict[str, Any], seconds: float) -> list[str]:
+    kid, mmd2 = (
+        f"{d['value']:.3g} [{d['low']:.3g}, {d['high']:.3g}]" for d in (found["kid"], found["mmd2"])
+    )
+    shown = [cell(found[n], k) for n, k in (("seg_dice", "mean"), ("z_intensity", "median"),
+                                           ("signs", "mean"))]  # fmt: skip
+    return [sampler, str(calls), kid, mmd2, *shown, f"{seconds:.1f}"]
+
+
+def floor_row(jury: Jury) -> list[str]:
+    found = jury.numbers(jury.verdict, jury.real)
+    floors = [f"≤ {jury.floor[name]['high']:.3g}" for name in ("kid", "mmd2")]
+    shown = [cell(found["seg_dice"], "mean"), cell(found["z_intensity"], "median"),
+             cell(found["signs"], "mean")]  # fmt: skip
+    return ["unseen real", "–", *floors, *shown, "–"]
+
+
+def cell(found: dict[str, Any] | None, key: str) -> str:
+    return "–" if found is None else f"{found[key]:.3f}"
+
+
+def parsed(words: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("model", help="ddpm_lora checkpoint")
+    parser.add_argument("--lora", nargs="*", default=[], help="adapters, as folder or folder:0.7")
+    parser.add_argument("--data", type=Path, required=True, help="cases of the site to be like")
+    parser.add_argument("--split", type=Path, help="its testing cases are held out [all are]")
+    parser.add_argument("--segmenter", type=Path, help="trained on real cases of the same site")
+    parser.add_argument("--samplers", nargs="*", default=SAMPLERS)
+    parser.add_argument("--calls", type=int, nargs="*", default=CALLS)
+    parser.add_argument("--guidance", type=float, default=1.0)
+    parser.add_argument("--cases", type=int, default=16, help="label maps to draw for")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("-o", "--out", type=Path, required=True)
+    return parser.parse_args(words)
+
+
+def main(words: Sequence[str] | None = None) -> None:
+    wish = parsed(words)
+    log.configure(0)
+    device = pick(wish.device)
+    listed = read_split(wish.split, wish.data).testing if wish.split else ()
+    real = [entry.case for entry in listed] or [c for c in discover(wish.data) if not c.is_made]
+    chosen = np.linspace(0, len(real) - 1, min(wish.cases, len(real))).round().astype(int)
+    label_maps = [real[i] for i in chosen]
+    loaded = load(wish.model, wish.lora, device)
+    segmenter = Segmenter(wish.segmenter, device) if wish.segmenter else None
+    judge = Judge.of(real, segmenter)
+    rows, numbers = [HEAD], {}
+    for sampler in wish.samplers:
+        for calls in wish.calls:
+            folder = wish.out / f"{sampler}-{calls}"
+            plan = Plan(steps=calls, sampler=sampler, guidance=wish.guidance, seed=wish.seed)
+            maker = Maker(out=folder, loaded=loaded, plan=plan, samples=1, pedigree=Pedigree())
+            if make(maker, label_maps):
+                raise SystemExit(f"some scans of {folder} could not be drawn")
+            found = judge.numbers(folder)
+            numbers[folder.name] = found
+            rows.append(row(sampler, calls, found, seconds_of(folder)))
+            write_json(wish.out / "samplers.json", numbers)
+    rows.append(floor_row(judge.jury))
+    print(f"{len(label_maps)} label maps, {len(real)} real cases, guidance {wish.guidance:g}\n")
+    print(table(rows))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,191 @@
+"""What a segmenter sees: four scans on its grid, standardised inside the brain, and their regions.
+
+Intensities are z-scores of the brain divided by three, so that tissue lies in about [-1, 1], with
+air at -1. Both ends come from tissue. The scale of `synth.prepare`, which pins air at -1 and bright
+tissue at +1, would follow an offset of the scanner or a bright tumour; with z-scores a scan and a
+generated one, whatever their units, look alike to the network.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from segmentation.augment import AIR, cut, flipped, varied, warp, warped
+from segmentation.config import REGIONS, Config
+from synth.case import MODALITIES, Case, region
+from synth.check import require_brain
+from synth.dataset import ArrayCache, Arrays, fingerprint
+from synth.errors import SynthError
+from synth.prepare import Frame, prepare
+from synth.seeding import mix
+from synth.volume import Volume
+
+log = logging.getLogger(__name__)
+
+TRIM = 0.5  # per cent of the brain left out at either end: vessels, artefacts
+SIGMAS = 3.0  # standard deviations from the mean to ±1
+PLACES = 4096  # voxels remembered of each region, to centre crops on
+
+
+def prepared(source: Case | Volume | Sequence[Volume], config: Config) -> tuple[Tensor, Frame]:
+    """Return (image (4, x, y, z) float32 on the network's grid, the frame that knows the way back).
+
+    Args:
+        source: a case, or its four scans in the order t1n, t1c, t2w, t2f, stacked or apart.
+        config: the network's.
+    """
+    image, _, frame = _on_grid(*_scans(source), config)
+    return torch.from_numpy(image), frame
+
+
+def standardised(image: np.ndarray, brain: np.ndarray) -> np.ndarray:  # (C, x, y, z), (x, y, z)
+    """Return brain z-scores / 3, not below air's -1; whatever gain and offset the scan has."""
+    result = np.full(image.shape, AIR, np.float32)
+    for channel, out in zip(image, result, strict=True):
+        values = channel[brain]
+        low, high = np.percentile(values, (TRIM, 100 - TRIM))
+        core = values[(values >= low) & (values <= high)]
+        out[brain] = np.maximum((values - core.mean()) / (SIGMAS * core.std()), AIR)
+    return result
+
+
+class SegmentationData:
+    """Cases as items for the loop: `image` (4, x, y, z) float32, `regions` (3, x, y, z) bool.
+
+    Every case is prepared when this is built, so that a bad one speaks up before training begins.
+
+    Args:
+        cases: each with four contrasts and a label map.
+        config: the model's; training crops have its patch's size.
+        cache: where prepared arrays are kept.
+        fixed: whole cases without augmentation, in place of crops.
+    """
+
+    def __init__(
+        self,
+        cases: Sequence[Case],
+        config: Config,
+        *,
+        cache: ArrayCache | None = None,
+        fixed: bool = False,
+    ) -> None:
+        self.cases, self.config, self.fixed = list(cases), config, fixed
+        self.cache = cache or ArrayCache()
+        for case in self.cases:
+            for role in (*MODALITIES, "seg"):
+                case.path(role)  # says which is missing, before an hour of work
+        sick = [index for index in range(len(self)) if len(self.prepared(index)["WT"])]
+        log.info("%d cases are prepared, %d with a tumour", len(self), len(sick))
+        if self.cases and not sick and not fixed:
+            raise SynthError(
+                f"none of {len(self)} training cases has a tumour in its labels",
+                hint="are these label maps, in the right scheme? Look at one with `synth check`",
+            )
+
+    def __len__(self) -> int:
+        return len(self.cases)
+
+    def item(self, index: int, seed: int) -> dict[str, Tensor]:
+        """Return a crop drawn and varied by `seed`, or the whole case if fixed."""
+        arrays = self.prepared(index)
+        if self.fixed:
+            image = arrays["image"].astype(np.float32)
+            regions = np.array(arrays["regions"])
+        else:
+            image, regions = self._crop(arrays, np.random.default_rng(seed))
+        assert (image > AIR).any(), f"{self.cases[index].id}: an empty item"
+        return {"image": torch.from_numpy(image), "regions": torch.from_numpy(regions)}
+
+    def prepared(self, index: int) -> Arrays:
+        """Return a case on the network's grid: image (float16), regions, and voxels of each."""
+        case = self.cases[index]
+        recipe = fingerprint(case.files) + repr((self.config.spacing_mm, case.scheme, TRIM, PLACES))
+        return self.cache.get(f"{case.id}-regions", recipe, lambda: self._prepare(case))
+
+    def _prepare(self, case: Case) -> Arrays:
+        try:
+            scans, name = _scans(case)
+            image, brain, frame = _on_grid(scans, name, self.config)
+            labels = case.load("seg")
+            scans[0].require_same_grid(labels, (MODALITIES[0], "seg"))
+        except SynthError as error:
+            if case.id in error.message:
+                raise
+            raise SynthError(f"{case.id}: {error.message}", hint=error.hint) from error
+        native = np.stack([region(labels.data[0], case.scheme, name) for name in REGIONS])
+        regions = frame.bring(native, nearest=True)
+        arrays = {"image": image.astype(np.float16), "regions": regions}
+        for name, mask in zip(("brain", *REGIONS), (brain, *regions), strict=True):
+            arrays[name] = _some_voxels(mask, mix(case.id, name))
+        return arrays
+
+    def _crop(self, arrays: Arrays, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+        c, shape = self.config, np.array(arrays["image"].shape[1:])
+        anchor = self._anchor(arrays, rng)
+        patch = np.array(c.patch)
+        # The anchor lies anywhere in the middle half of the crop, so that places vary.
+        start = anchor - rng.integers(patch // 4, patch - patch // 4)
+        start = np.clip(start, np.minimum(shape - patch, 0), np.maximum(shape - patch, 0))
+        bend = warp(c.patch, rng) if c.augment == "full" else None
+        if bend is None:
+            image = cut(arrays["image"], start, c.patch, AIR).astype(np.float32)
+            regions = cut(arrays["regions"], start, c.patch, False)
+        else:
+            centre = start + (patch - 1) / 2
+            image, regions = warped(arrays["image"], arrays["regions"], centre, bend)
+        if c.augment != "none":
+            image, regions = flipped(image, regions, rng)
+            image = varied(image, c.augment, rng)
+        return np.ascontiguousarray(image), np.ascontiguousarray(regions)
+
+    def _anchor(self, arrays: Arrays, rng: np.random.Generator) -> np.ndarray:
+        """Return a voxel the crop is to show: of a region, each as often as the others, or brain.
+
+        A region that this case has not is no choice.
+        """
+        places = arrays["brain"]
+        wanted, turn = rng.random() < self.config.tumour_crops, rng.random()
+        found = [arrays[name] for name in REGIONS if len(arrays[name])]
+        if wanted and found:
+            places = found[int(turn * len(found))]
+        return np.array(places[rng.integers(len(places))], int)
+
+
+def _on_grid(
+    scans: Sequence[Volume], name: str, config: Config
+) -> tuple[np.ndarray, np.ndarray, Frame]:
+    """Return (image, brain, frame) on the network's grid."""
+    for m, scan in zip(MODALITIES[1:], scans[1:], strict=True):
+        scans[0].require_same_grid(scan, (MODALITIES[0], m))
+    brain = np.zeros(scans[0].shape, bool)
+    for m, scan in zip(MODALITIES, scans, strict=True):
+        brain |= require_brain(scan, f"{name}{m}")
+    image = scans[0].with_data(np.concatenate([s.data for s in scans]))
+    scaled = prepare(image, divisor=1, margin_mm=0, spacing_mm=config.spacing_mm)
+    inside = scaled.frame.bring(brain[None], nearest=True)[0]
+    return standardised(scaled.data, inside), inside, scaled.frame
+
+
+def _scans(source: Case | Volume | Sequence[Volume]) -> tuple[list[Volume], str]:
+    """Return the four scans, and what to put before their names in messages."""
+    if isinstance(source, Case):
+        return [source.load(m) for m in MODALITIES], f"{source.id}: "
+    if isinstance(source, Volume):
+        source = [source.with_data(channel) for channel in source.data]
+    if len(source) != len(MODALITIES):
+        raise SynthError(f"{len(source)} scans", hint=f"wanted: {', '.join(MODALITIES)}")
+    return list(source), ""
+
+
+def _some_voxels(mask: np.ndarray, seed: int) -> np.ndarray:  # (n, 3)
+    """Return up to `PLACES` voxels of a mask, the same ones every time."""
+    voxels = np.argwhere(mask).astype(np.int16)
+    if len(voxels) > PLACES:
+        chosen = np.random.default_rng(seed).choice(len(voxels), PLACES, replace=False)
+        voxels = voxels[np.sort(chosen)]
+    return voxels

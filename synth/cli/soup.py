@@ -1,0 +1,98 @@
+"""The verb that averages weights: soup."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from synth.errors import SynthError
+
+if TYPE_CHECKING:
+    from segmentation.soup import Soup
+    from synth.case import Case
+
+
+def soup(
+    checkpoints: tuple[Path, ...],
+    *,
+    data: Path,
+    out: Path,
+    kind: Literal["greedy", "uniform"] = "greedy",
+    split: Path | None = None,
+    fold: int | None = None,
+    scheme: str = "auto",
+    tta: bool = False,
+    overlap: float = 0.5,
+    scores: Path | None = None,
+    device: str = "auto",
+    force: bool = False,
+) -> int:
+    """Average the weights of segmentation checkpoints where that helps on cases that choose.
+
+    A greedy soup begins with the best checkpoint and takes in each next one only if the mean Dice
+    of the cases rises; a uniform one averages all. If no soup is better than the best checkpoint,
+    that one is written and said. The cases that chose must not be reported on afterwards.
+
+    Args:
+        checkpoints: folders or runs of one network, e.g. trained with other settings or seeds.
+        data: folder with cases to choose on, or that the paths of the split are relative to.
+        out: checkpoint folder to write.
+        kind: greedy or uniform.
+        split: decathlon-style JSON; with --fold its held-out cases choose.
+        fold: the fold, which none of the checkpoints was trained on.
+        scheme: label scheme; auto goes by the case ids.
+        tta: average the answers to the eight mirror images while choosing.
+        overlap: share of a window that its neighbour sees, too.
+        scores: JSON that keeps scores between runs [OUT/scores.json].
+        device: auto, cpu, cuda, cuda:1 …
+        force: write over the checkpoint in OUT.
+    """
+    from synth.checkpoint import WEIGHTS
+
+    if (split is None) != (fold is None):
+        raise SynthError("--split and --fold go together", hint="the cases of that fold choose")
+    if (out / WEIGHTS).exists() and not force:
+        raise SynthError(f"{out} holds a checkpoint", hint="--force writes over it")
+    cases = _cases(data, split, fold, scheme)
+
+    from segmentation.segment import Plan
+    from segmentation.selection import cook
+    from synth.devices import pick
+
+    plan = Plan(tta=tta, overlap=overlap)
+    made = cook(checkpoints, cases, out, kind=kind, plan=plan, device=pick(device), scores=scores)
+    print(_told(made, kind, len(cases), out))
+    return 0
+
+
+def _cases(data: Path, split: Path | None, fold: int | None, scheme: str) -> list[Case]:
+    from synth.case import discover, require_unique
+    from synth.split import read_split
+
+    if split is not None and fold is not None:
+        _, cases = read_split(split, data).fold(fold)
+    else:
+        cases = discover(data, scheme=scheme)
+        require_unique(cases)
+    for case in cases:
+        case.path("seg")  # says which is missing, before an hour of work
+    return cases
+
+
+def _told(made: Soup, kind: str, cases: int, out: Path) -> str:
+    from synth.scoreboard import plain_table
+
+    rows = [["checkpoint", "Dice alone", "soup with it", "kept"]]
+    rows += [
+        [r.name, f"{r.alone:.4f}", "" if r.soup is None else f"{r.soup:.4f}", "yes" * r.kept]
+        for r in made.rows
+    ]
+    if made.gain > 0:
+        verdict = (
+            f"{kind} soup of {len(made.kept)}: Dice {made.score:.4f}, {made.gain:+.4f} against the "
+            f"best alone, {made.best} → {out}"
+        )
+    else:
+        verdict = f"no soup was better than {made.best} alone: {out} holds that one, unchanged"
+    warning = f"these {cases} cases chose it: do not report on them, expect less on others"
+    return f"{plain_table(rows)}\n{verdict}\n{warning}"

@@ -1,0 +1,308 @@
+"""The comparison: nothing leaks, arms differ in one thing, kills change nothing, answers known."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from segmentation import compare
+from segmentation.config import PRESETS, TRAINING, Config
+from segmentation.lineage import cohorts
+from segmentation.mixing import ARMS, Mixed, items_of, require_same_real_slots, witness
+from segmentation.outcome import conclude
+from synth.case import MODALITIES, Case, discover
+from synth.dataset import ArrayCache
+from synth.errors import SynthError
+from synth.seeding import mix
+from synth.split import Entry, Split, write_split
+from synth.volume import Volume
+from tests.conftest import LPS
+from tests.test_train import environment
+
+EDGE = 32
+SMALL = replace(PRESETS["tiny"], width=4, patch=(32, 32, 32), spacing_mm=1.0, augment="none")
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def write_case(root: Path, number: int, *, wrong: bool = False) -> Case:
+    """A ball of brain with a tumour whose regions are bright; its labels may lie elsewhere."""
+    rng = np.random.default_rng(number)
+    name = f"BraTS-GLI-{number:05d}-000"
+    places = np.indices((EDGE,) * 3) - (EDGE - 1) / 2
+    brain = np.linalg.norm(places, axis=0) < 14
+    centre = rng.uniform(-5, 5, 3)
+    far = np.linalg.norm(places - centre[:, None, None, None], axis=0)
+    labels = np.select([far < 3, far < 4.5, far < 6], [1, 3, 2], 0).astype(np.uint8) * brain
+    for k, m in enumerate(MODALITIES):
+        scan = brain * (100 + 5 * rng.standard_normal(brain.shape) + 20 * k)
+        for label, gain in ((1, -40 if m == "t1c" else 30), (2, 40), (3, 90)):
+            scan[labels == label] += gain
+        image = np.maximum(scan, 0)[None].astype(np.float32)
+        Volume(data=image, affine=LPS).save(root / name / f"{name}-{m}.nii.gz")
+    shown = np.roll(labels, 12, axis=0) * brain if wrong else labels
+    Volume(data=shown[None].astype(np.uint8), affine=LPS).save(root / name / f"{name}-seg.nii.gz")
+    return next(c for c in discover(root / name))
+
+
+@pytest.fixture(scope="module")
+def real(tmp_path_factory: pytest.TempPathFactory) -> list[Entry]:
+    """Six patients of fold 0 and seven of fold 1."""
+    root = tmp_path_factory.mktemp("real")
+    return [Entry(case=write_case(root, k), fold=k // 6 if k < 12 else 1) for k in range(13)]
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> list[Entry]:
+    """Four cases drawn after fold 0, by a generator that has seen no other fold."""
+    root = tmp_path_factory.mktemp("made")
+    return [
+        Entry(
+            case=write_case(root, 100 + k), fold=-1,
+            source=f"BraTS-GLI-{k:05d}-000", seen_folds=(0,),
+        )
+        for k in range(4)
+    ]  # fmt: skip
+
+
+def split_of(*entries: Sequence[Entry]) -> Split:
+    return Split(training=tuple(e for part in entries for e in part))
+
+
+def test_every_case_has_one_part(real, made):
+    own = cohorts(split_of(real, made), 1, inner_share=0.34)
+    parts = [{c.id for c in part} for part in (own.train, own.inner, own.tested)]
+    assert [len(p) for p in parts] == [4, 2, 7]
+    assert set.union(*parts) == {e.case.id for e in real}
+    assert parts[2] == {e.case.id for e in real if e.fold == 1}
+    # What was made after an inner patient would help to choose by what it was trained on.
+    assert {c.id for c in own.made} == {e.case.id for e in made if e.source not in parts[1]}
+    assert own.unused == 4 - len(own.made) > 0
+    extra = replace(real[0], case=replace(real[0].case, id="BraTS-GLI-00077-000"), fold=-1)
+    assert extra.case in cohorts(split_of(real, [extra]), 1, inner_share=0.34).train
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"source": "BraTS-GLI-00007-000"}, "00007.*leak"),
+        ({"source": "BraTS-GLI-00007-001"}, "00007.*leak"),  # another visit of the same patient
+        ({"seen_folds": None}, "does not say"),
+    ],
+)
+def test_a_planted_leak_is_refused(real, made, change, words):
+    with pytest.raises(SynthError, match=words):
+        cohorts(split_of(real, made, [replace(made[0], **change)]), 1, inner_share=0.2)
+
+
+def test_a_copy_of_a_tested_case_is_refused(real, made):
+    twin = replace(made[0], case=replace(real[8].case, id="BraTS-GLI-00500-000"))
+    with pytest.raises(SynthError, match="copy of BraTS-GLI-00008-000"):
+        cohorts(split_of(real, made, [twin]), 1, inner_share=0.2)
+
+
+def test_a_patient_in_two_folds_is_refused(real):
+    second = replace(real[0], case=replace(real[0].case, id="BraTS-GLI-00000-001"), fold=1)
+    with pytest.raises(SynthError, match="in fold 1 and in another"):
+        cohorts(split_of(real, [second]), 1, inner_share=0.2)
+
+
+def test_what_another_folds_generator_made_is_not_used(real, made):
+    own = cohorts(split_of(real, made), 0, inner_share=0.2)
+    assert (own.made, own.unused) == ((), 4)
+    study = compare.Study(
+        out=Path("nowhere"), split=split_of(real, made), config=SMALL, loop=TRAINING["tiny"],
+        folds=(0,),
+    )  # fmt: skip
+    with pytest.raises(SynthError, match="no generated case may train"):
+        compare.begin(study)
+
+
+@pytest.fixture
+def arms(real, made, tmp_path) -> dict[str, Mixed]:
+    own = cohorts(split_of(real, made), 1, inner_share=0.2)
+    config = replace(SMALL, augment="light")
+    cache = ArrayCache(tmp_path)
+    return {arm: items_of(arm, own, config, share=0.5, cache=cache) for arm in ARMS}
+
+
+def test_arms_see_the_same_real_crops(arms):
+    found = {arm: witness(items, seed=3, slots=40) for arm, items in arms.items()}
+    require_same_real_slots(list(found.values()))
+    assert len(found["base"]) == 40
+    assert len(set(found["base"].values())) > 30  # crops differ from slot to slot
+    assert found["synthetic"].keys() == found["duplicated"].keys() == found["augmented"].keys()
+    assert 10 < len(found["synthetic"]) < 30
+    shifted = dict.fromkeys(found["base"], "other")
+    with pytest.raises(AssertionError, match="different real crops"):
+        require_same_real_slots([found["base"], shifted])
+
+
+def test_other_slots_hold_what_the_arm_promises(arms):
+    seeds = [mix(0, k) for k in range(60)]
+    taken = [s for s in seeds if arms["synthetic"].other_place(s) is not None]
+    made = arms["synthetic"].other.cases
+    assert {arms["synthetic"].other_place(s) for s in taken} == set(range(len(made)))
+    for arm in ("duplicated", "augmented"):
+        again = arms[arm].other.cases
+        assert len(again) == len(made)
+        assert {c.id for c in again} <= {c.id for c in arms[arm].real.cases}
+    drawn = {arm: arms[arm].item(0, taken[0])["image"] for arm in ("duplicated", "augmented")}
+    assert not torch.equal(drawn["duplicated"], drawn["augmented"])
+    assert arms["augmented"].other.config.augment == "full"
+
+
+def study_of(out: Path, split: Split, **changes) -> compare.Study:
+    loop = replace(
+        TRAINING["tiny"], steps=6, batch_size=1, validate_every=3, save_every=3, preview_every=0
+    )
+    given = {"config": SMALL, "loop": loop, "folds": (1,), "arms": ("base", "synthetic")}
+    return compare.Study(out=out, split=split, **{**given, **changes})
+
+
+def test_a_killed_study_ends_in_the_same_table(real, made, tmp_path, monkeypatch):
+    split = split_of(real, made)
+    whole = study_of(tmp_path / "whole", split)
+    compare.begin(whole)
+    compare.run(whole, whole.units)
+    words = conclude(whole)
+    killed = study_of(tmp_path / "killed", split)
+    compare.begin(killed)
+    judged, judge = [], compare.judge
+
+    def dying(case, path, conventions):
+        judged.append(case.id)
+        if len(judged) == 9:  # in the second unit, in the midst of its scores
+            raise KeyboardInterrupt
+        return judge(case, path, conventions)
+
+    monkeypatch.setattr(compare, "judge", dying)
+    with pytest.raises(KeyboardInterrupt):
+        compare.run(killed, killed.units)
+    assert sum(killed.scores(u).exists() for u in killed.units) == 1
+    with pytest.raises(SynthError, match="1 of 2 trainings are not done"):
+        conclude(killed)
+    compare.begin(killed)
+    compare.run(killed, killed.units)
+    assert conclude(killed) == words
+    for name in ("per_case.csv", "table.md"):
+        assert (tmp_path / "killed" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+    other = study_of(tmp_path / "killed", split, share=0.4)
+    with pytest.raises(SynthError, match="begun with other share"):
+        compare.begin(other)
+
+
+def test_noise_for_labels_is_a_loss_and_is_said(real, tmp_path):
+    """The reduced proof: wrong labels in most slots harm; the slow one has all three answers."""
+    root = tmp_path / "made"
+    wrong = [
+        Entry(case=write_case(root, 200 + k, wrong=True), fold=-1, source="x", seen_folds=())
+        for k in range(4)
+    ]
+    loop = replace(
+        TRAINING["tiny"], steps=70, batch_size=1, validate_every=35, save_every=70, preview_every=0
+    )
+    study = study_of(
+        tmp_path / "study", split_of(real, wrong), loop=loop, share=0.85,
+        config=replace(SMALL, lr=5e-3),
+    )  # fmt: skip
+    compare.begin(study)
+    compare.run(study, study.units)
+    words = conclude(study)
+    summary = json.loads((tmp_path / "study" / "summary.json").read_text())
+    found = summary["comparisons"]["synthetic against base"]["primary"]
+    assert found["mean_interval"][1] < 0, words
+    assert "a loss of −" in summary["verdicts"]["synthetic against base"]
+    assert summary["means"]["base"]["dice"] > 0.5
+    for name in ("forest-synthetic-base.png", "pairs-synthetic-base.png", "table.md"):
+        assert (tmp_path / "study" / name).stat().st_size > 500
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"arms": ("synthetic",)}, "base and at least one other"),
+        ({"arms": ("base", "base")}, "named twice"),
+        ({"share": 1.0}, "between 0 and 1"),
+        ({"seeds": ()}, "seeds"),
+        ({"folds": (7,)}, "no fold 7"),
+    ],
+)
+def test_what_is_no_comparison_is_refused(real, made, tmp_path, changes, words):
+    with pytest.raises(SynthError) as caught:
+        compare.begin(study_of(tmp_path, split_of(real, made), **changes))
+    assert words in f"{caught.value.message} {caught.value.hint}"
+
+
+def test_full_augmentation_leaves_nothing_for_that_arm(real, made, tmp_path):
+    own = cohorts(split_of(real, made), 1, inner_share=0.2)
+    full = Config(augment="full", patch=(32, 32, 32))
+    with pytest.raises(SynthError, match="no other than duplicated"):
+        items_of("augmented", own, full, share=0.5, cache=ArrayCache(tmp_path))
+
+
+# --- the proof: three studies whose answers are known -------------------------------------------
+
+
+def phantoms(folder: Path, count: int, seed: int) -> list[Case]:
+    verb("phantom", folder, "--cases", count, "--seed", seed)
+    return discover(folder)
+
+
+def verb(*words: object) -> str:
+    answer = subprocess.run(
+        [sys.executable, "-m", "synth", *map(str, words)],
+        capture_output=True, text=True, timeout=3000, check=False, env=environment(),
+    )  # fmt: skip
+    assert answer.returncode == 0, answer.stderr[-3000:]
+    return answer.stdout
+
+
+def noise_like(case: Case, folder: Path, number: int) -> Case:
+    """White noise in place of scans, and this case's labels."""
+    name, rng = f"BraTS-GLI-{90000 + number:05d}-000", np.random.default_rng(number)
+    for m in MODALITIES:
+        scan = case.load(m)
+        data = rng.uniform(1, 1000, scan.data.shape).astype(np.float32) * (scan.data > 0)
+        scan.with_data(data).save(folder / name / f"{name}-{m}.nii.gz")
+    case.load("seg").save(folder / name / f"{name}-seg.nii.gz")
+    return discover(folder / name)[0]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("scenario", ["copies", "more", "noise"])
+def test_known_answers(tmp_path, scenario):
+    few = 4 if scenario == "more" else 12
+    tested = [Entry(case=c, fold=1) for c in phantoms(tmp_path / "tested", 12, 31)]
+    train = [Entry(case=c, fold=0) for c in phantoms(tmp_path / "train", few, 32)]
+    if scenario == "more":
+        cases = phantoms(tmp_path / "more", 24, 33)
+    elif scenario == "noise":
+        cases = [noise_like(e.case, tmp_path / "noise", k) for k, e in enumerate(train)]
+    else:
+        cases = [replace(e.case, id=f"{e.case.id}-synth00") for e in train]
+    made = [Entry(case=c, fold=-1, source="made", seen_folds=(0,)) for c in cases]
+    write_split(tmp_path / "split.json", split_of(tested, train, made), tmp_path)
+    said = verb(
+        "compare", tmp_path, "--split", tmp_path / "split.json", "-o", tmp_path / "study",
+        "--folds", 1, "--arms", "base", "synthetic", "--steps", 300, "--inner-share", 0.25,
+        "--validate-every", 100, "--preview-every", 0, "--share",
+        {"copies": 0.5, "more": 0.8, "noise": 0.8}[scenario],
+    )  # fmt: skip
+    summary = json.loads((tmp_path / "study" / "summary.json").read_text())
+    words = summary["verdicts"]["synthetic against base"]
+    print(said)
+    expected = {"copies": "no evidence", "more": "a gain of +", "noise": "a loss of −"}[scenario]
+    assert expected in words
