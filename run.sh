@@ -10,10 +10,12 @@ PY=$VENV/bin/python
 CPU_TORCH=https://download.pytorch.org/whl/cpu
 
 # One line a mode: name | extra it needs | command | keys | what it does.
-# KEY:--flag is passed on if given, KEY:--flag+ as several words; a bare KEY must be given.
+# KEY:--flag is passed on if given, KEY:--flag+ as several words, KEY:--flag? alone if it is 1;
+# a bare KEY must be given.
 TRAIN='DATA_DIR:--data DATA_SPLIT_JSON:--split FOLD:--fold PRESET:--preset ITERATIONS:--steps BATCH_SIZE:--batch-size SEED:--seed DEVICE:--device WORKERS:--workers RUN_DIR:--out RESUME:--resume'
 MODES=(
-  'demo     | core | synth demo        | OUTPUT_DIR:--out CASES:--cases SEED:--seed WORKERS:--workers | the main job on the demo cohort (default)'
+  'demo     | core | synth demo        | OUTPUT_DIR:--out CASES:--cases FROM_SCRATCH:--from-scratch? SEED:--seed WORKERS:--workers DEVICE:--device | the whole story on made-up patients, in minutes, to runs/demo/report.html (default)'
+  'study    | core | synth study       | DATA_DIR OUTPUT_DIR:--out DATA_SPLIT_JSON:--split FOLD:--fold FOLDS:--folds PRESET:--preset FROM_SCRATCH:--from-scratch? LAUNCHER:--launcher SHARDS:--shards CLUSTER:--cluster+ SEED:--seed WORKERS:--workers DEVICE:--device | the same story on your data: fold by fold, nothing leaking'
   'phantom  | core | synth phantom     | OUTPUT_DIR CASES:--cases SIZE:--size SEED:--seed WORKERS:--workers | write a demo cohort'
   'check    | core | synth check       | DATA_DIR | examine a data folder'
   "train    | core | synth train       | MODEL $TRAIN | train the family MODEL, e.g. MODEL=wdm3d"
@@ -170,6 +172,7 @@ for pair in $takes; do
   case $flag in
     "$key") [ -n "$value" ] || die "MODE=$MODE needs $key=…" 2
       arguments+=("$value") ;;
+    *\?) case $value in '' | 0) ;; 1) arguments+=("${flag%\?}") ;; *) die "$key=$value is neither 1 nor 0" 2 ;; esac ;;
     *+) [ -z "$value" ] || arguments+=("${flag%+}" ${value//,/ }) ;;
     *) [ -z "$value" ] || arguments+=("$flag" "$value") ;;
   esac

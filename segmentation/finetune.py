@@ -55,7 +55,7 @@ def weights(config: Config) -> dict[str, Tensor]:
                 f"{name} = {mine!r}, but {config.init_from} has {theirs!r}",
                 hint="leave that flag out: fine-tuning keeps the network",
             )
-    return grown(base.model.state_dict(), config.kernel)
+    return grown(base.model.state_dict(), config.kernel, config.upkern)
 
 
 def chosen(model: Segmenter, parts: Iterable[str]) -> set[str]:

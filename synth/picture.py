@@ -198,7 +198,8 @@ def _plane(array: np.ndarray, affine: np.ndarray, centre: Sequence[int], name: s
         "sagittal": (right, superior, anterior),
     }[name]
     axis = cut[0]
-    image = np.take(array, int(np.clip(centre[axis], 0, array.shape[axis] - 1)), axis=axis)
+    place = int(np.clip(centre[axis], 0, array.shape[axis] - 1))
+    image = np.moveaxis(array, axis, 0)[place]  # a view: np.take would copy the volume first
     if row > column:
         image = image.T
     image = image[::-1] if row_up else image

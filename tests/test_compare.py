@@ -173,7 +173,7 @@ def study_of(out: Path, split: Split, **changes) -> compare.Study:
 
 
 def test_a_killed_study_ends_in_the_same_table(real, made, tmp_path, monkeypatch):
-    split = split_of(real, made)
+    split = split_of(real[:9], made)
     whole = study_of(tmp_path / "whole", split)
     compare.begin(whole)
     compare.run(whole, whole.units)
@@ -184,7 +184,7 @@ def test_a_killed_study_ends_in_the_same_table(real, made, tmp_path, monkeypatch
 
     def dying(case, path, conventions):
         judged.append(case.id)
-        if len(judged) == 9:  # in the second unit, in the midst of its scores
+        if len(judged) == 5:  # in the second unit, in the midst of its scores
             raise KeyboardInterrupt
         return judge(case, path, conventions)
 

@@ -36,8 +36,10 @@ SMALLER = {
     "--cases 2 --size full": "--cases 1 --size small",
     "--steps 200": "--steps 1 --batch-size 1",
     "--steps 400": "--steps 2 --batch-size 1",
+    "-o drawn-scans": "-o drawn-scans --steps 2 --end 1",
+    "-o made-scans --end 2 --samples 2": "-o made-scans --end 2 --steps 2",
 }
-SLOW = ("accelerate launch", "--fold 0", "--site B", "synth convert")
+SLOW = ("accelerate launch", "--fold 0", "--site B", "synth convert", "synth compare")
 """Blocks that hold one of these run in the slow test only."""
 
 PRELUDE = 'synth() { "$PYTHON" -m synth "$@"; }\n'
@@ -151,7 +153,9 @@ def example_of_check(folder: Path) -> None:
 def test_the_page_runs_to_its_last_block(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_public_weights(tmp_path / "brats_unet_128_1200k.pt")
     read_through(tmp_path, monkeypatch, patient=True)
-    assert {p.name for p in (tmp_path / "runs").iterdir()} == {"first", "fold0", "masked", "two"}
+    assert {p.name for p in (tmp_path / "runs").iterdir()} == {
+        *("first", "fold0", "masked", "two", "site_b", "segmenter", "once-more"),
+    }
     assert (tmp_path / "weights/wdm-public/model.safetensors").exists()
     assert {p.name for p in (tmp_path / "data").iterdir()} >= {"demo", "site_b", "full"}
 

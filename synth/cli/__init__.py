@@ -20,9 +20,11 @@ from synth.errors import SynthError
 
 # verb → (module of synth.cli, one line of help); the function has the verb's name
 VERBS = {
-    "demo": ("data", "demo cohort, checked, with a picture: see that everything works"),
+    "demo": ("study", "the whole story on made-up patients, in minutes, to one page"),
+    "study": ("study", "the same story on your cohort: fold by fold, nothing leaking"),
     "phantom": ("data", "write a demo cohort of brains with tumours"),
     "check": ("data", "examine a data folder: one line a case, what is wrong and how to mend it"),
+    "split": ("data", "deal patients into folds, or put a fold aside"),
     "evaluate": ("evaluate", "judge predictions by the challenge metrics, beside classical fills"),
     "train": ("models", "train a family on a cohort; the same command resumes"),
     "masks": ("masks", "new tumours and healthy masks: drawn from noise, placed in brains"),

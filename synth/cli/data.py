@@ -1,4 +1,4 @@
-"""Verbs about data: demo, phantom, check."""
+"""Verbs about data: phantom, check, split."""
 
 from __future__ import annotations
 
@@ -83,28 +83,66 @@ def check(
     return 2 if bad else 0
 
 
-def demo(*, out: Path = Path("runs/demo"), cases: int = 6, seed: int = 0, workers: int = 0) -> int:
-    """Write the demo cohort, check it, and draw it: everything works when this ends well.
+def split(
+    data: Path,
+    *,
+    out: Path,
+    split: Path | None = None,
+    folds: int = 0,
+    sizes: tuple[int, ...] = (),
+    testing: tuple[int, ...] = (),
+    only: tuple[int, ...] = (),
+    join: tuple[Path, ...] = (),
+    scheme: str = "auto",
+    seed: int = 0,
+    force: bool = False,
+) -> int:
+    """Deal patients into folds, or derive a split from another: without a fold, or of it alone.
+
+    Paths are relative to the folder that holds both data and the split. Made cases of --split are
+    left out; a split that is there already with the same real cases is left as it is.
 
     Args:
-        out: folder to write into.
-        cases: number of cases.
-        seed: seed of the cohort.
-        workers: processes; 0 uses every core.
+        data: folder of cases in any BraTS naming; of a split, what its paths are relative to.
+        out: decathlon-style JSON to write.
+        split: take the cases of this one, and its folds if it has any.
+        folds: how many to deal [5].
+        sizes: patients in each fold, in place of folds.
+        testing: folds that are put aside as testing.
+        only: folds that stay; everybody else is left out.
+        join: splits of the same real cases, whose made cases are gathered.
+        scheme: label scheme; auto goes by the case ids.
+        seed: seed of the dealing.
+        force: overwrite another split.
     """
-    from synth.case import discover
-    from synth.picture import cohort_montage
+    import os
 
-    cohort = out / "cohort"
-    phantom(cohort, cases=cases, seed=seed, workers=workers)
-    if check(cohort):
-        return 2
-    folders = [case.path("t1n").parent for case in discover(cohort)]
-    picture = cohort_montage(folders, out / "cohort.png", title="demo cohort")
-    print(f"\nLook at {picture}: {cases} brains, four contrasts, tumour and healthy mask.")
+    from synth import deal
+    from synth.case import discover, require_unique
+    from synth.errors import SynthError
+    from synth.split import read_split, write_split
+
+    if sum(map(bool, (testing, only, join))) > 1:
+        raise SynthError("--testing, --only and --join", hint="give one of them")
+    if join:
+        found = deal.joined([read_split(path, data) for path in join])
+    elif split is not None:
+        found = deal.kept_or_dealt(read_split(split, data), count=folds, sizes=sizes, seed=seed)
+    else:
+        cases = [case for case in discover(data, scheme=scheme) if not case.is_made]
+        require_unique(cases)
+        found = deal.deal(cases, count=folds, sizes=sizes, seed=seed)
+    if testing or only:
+        found = deal.without(found, testing) if testing else deal.only(found, only)
+    root = Path(os.path.commonpath([data.resolve(), out.parent.resolve()]))
+    if out.exists() and not join and not force:
+        if not deal.same_real(read_split(out, root), found):
+            raise SynthError(f"{out} is another split", hint="--force overwrites it")
+    else:
+        write_split(out, found, root)
+    sizes_found = [sum(e.fold == k for e in found.training) for k in deal.folds_of(found)]
     print(
-        "Next, remove their tumours: bash run.sh MODE=c_sample"
-        f" DATA_DIR={cohort} OUTPUT_DIR={out / 'filled'}"
+        f"{out}: folds of {', '.join(map(str, sizes_found)) or 'none'} cases, "
+        f"{len(found.testing)} for testing; its paths are relative to {root}"
     )
-    print("Then your own data: bash run.sh MODE=check DATA_DIR=/path/to/cases; MODE=help lists all")
     return 0

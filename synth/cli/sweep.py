@@ -1,0 +1,187 @@
+"""Verbs about many command lines: sweep and launch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from synth.cli import models
+from synth.cli.parser import build
+from synth.errors import SynthError
+from synth.training_config import TrainConfig
+
+if TYPE_CHECKING:
+    from synth.sweep import Row, Sweep
+
+
+def sweep(
+    out: Path,
+    *,
+    grid: tuple[str, ...] = (),
+    optuna: tuple[str, ...] = (),
+    trials: int = 16,
+    seed: int = 0,
+    where: Literal["here", "local", "slurm"] = "here",
+    at_once: int = 0,
+    cluster: tuple[str, ...] = (),
+    retries: int = 2,
+    top: int = 3,
+    status: bool = False,
+    command: tuple[str, ...] = (),
+) -> int:
+    """Train one command with many settings, and keep the best checkpoints.
+
+    synth sweep OUT --grid lr=1e-3,3e-4 loss=dice_bce,dice_ce -- train segmentation --data DATA
+    synth sweep OUT --optuna lr=1e-4..1e-2 width=8,16 --trials 16 -- train wdm3d --data DATA
+
+    Settings are fields of the family's configuration and of the loop; the metric is the loop's
+    `keep`. Each trial is a run in OUT/runs, named by its configuration; OUT/best holds the best
+    ones and OUT/table.csv all. The same command goes on, and may run several times at once: every
+    trial is done by one.
+
+    Args:
+        out: folder of the sweep.
+        grid: field=A,B …: every combination. Brackets for several numbers: patch=[32,32,32].
+        optuna: field=LOW..HIGH or field=A,B …: what Optuna (TPE) proposes.
+        trials: how many Optuna proposes in all.
+        seed: of what Optuna proposes.
+        where: here, one after another; local: processes of this machine; slurm: an array.
+        at_once: trials at the same time; 0: one, on SLURM all of a grid and a quarter of Optuna's.
+        cluster: submitit's parameters: timeout_min=600 slurm_partition=gpu gpus_per_node=1.
+        retries: further attempts at a trial that failed, was stopped or lost its worker.
+        top: how many checkpoints to gather.
+        status: show the table and do nothing.
+        command: train FAMILY … without --out; written last, after --.
+    """
+    from synth.sweep import opened, rows
+
+    if status:
+        return _told(opened(out), rows(opened(out)))
+    if bool(grid) == bool(optuna):
+        raise SynthError(
+            "a sweep needs --grid or --optuna", hint="one of them: --grid lr=1e-3,3e-4"
+        )
+    values = _training(command)
+    family, preset = values["family"], values["preset"]
+    kinds = models.train_settings(command[1:])
+    names = {field.name for kind in kinds for field in fields(kind)}  # ty: ignore[invalid-argument-type]
+    given = {name: values[name] for name in names & set(values)}
+
+    def resolve(settings: Any) -> tuple[str, Any, TrainConfig]:
+        return models.resolved(family, preset, {**given, **settings})
+
+    from synth.launch import Options, cluster_options
+    from synth.search import grid as combinations
+    from synth.search import read_space
+    from synth.sweep import begin, gather, try_grid
+
+    space = read_space(grid or optuna, kinds, ranges=bool(optuna))
+    for name in ("keep", "keep_mode"):
+        if name in space:
+            raise SynthError(f"{name} cannot vary", hint="all trials are judged by one metric")
+    tried = combinations(space) if grid else []
+    for settings in tried:  # the impossible is refused before anything is begun
+        resolve(settings)
+    swept = begin(out, command, resolve({})[2])
+    options = Options(retries=retries, at_once=at_once, cluster=cluster_options(cluster))
+    if grid:
+        try_grid(swept, tried, resolve, where=where, options=options)
+    elif where == "here":
+        from synth.proposals import try_optuna
+
+        try_optuna(swept, space, resolve, trials=trials, seed=seed, options=options)
+    else:
+        from synth.proposals import hire
+
+        words = [
+            "sweep",
+            str(out),
+            "--optuna",
+            *optuna,
+            "--trials",
+            str(trials),
+            "--seed",
+            str(seed),
+        ]
+        words += ["--retries", str(retries), "--top", str(top), "--", *command]
+        hire(swept, words, trials=trials, where=where, options=options)
+    return _told(swept, gather(swept, top=top))
+
+
+def launch(
+    folder: Path,
+    *,
+    shards: int = 0,
+    each: tuple[str, ...] = (),
+    where: Literal["here", "local", "slurm"] = "here",
+    at_once: int = 0,
+    cluster: tuple[str, ...] = (),
+    retries: int = 2,
+    status: bool = False,
+    command: tuple[str, ...] = (),
+) -> int:
+    """Run a verb in shares, or once for each of several words, by processes or on SLURM.
+
+    synth launch JOBS --where slurm --shards 8 -- segment DATA --models RUN --out OUT
+    synth launch JOBS --where slurm --each 0 1 2 -- train wdm3d --fold {} --out runs/{} --data DATA
+
+    JOBS keeps the log of each job. The same command goes on: what is done is left alone.
+
+    Args:
+        folder: where jobs are claimed and logged.
+        shards: shares of a verb that takes --shard: inpaint, masks, sample, segment, compare.
+        each: words that take the place of {} in the command, one job each.
+        where: here, one after another; local: processes of this machine; slurm: an array.
+        at_once: jobs at the same time; 0: one, or on SLURM all.
+        cluster: submitit's parameters: timeout_min=600 slurm_partition=gpu gpus_per_node=1.
+        retries: further attempts at a job that failed, was stopped or lost its worker.
+        status: show the table and do nothing.
+        command: VERB …; written last, after --.
+    """
+    from synth.launch import Options, cluster_options, statuses, table
+    from synth.launch import launch as run
+    from synth.scoreboard import plain_table
+
+    if not status:
+        jobs = _jobs(command, shards, each)
+        options = Options(retries=retries, at_once=at_once, cluster=cluster_options(cluster))
+        run(jobs, folder=folder, where=where, options=options)
+    found = statuses(folder)
+    print(plain_table(table(found)))
+    return 0 if status or all(row.state == "done" for row in found) else 2
+
+
+def _jobs(command: tuple[str, ...], shards: int, each: tuple[str, ...]) -> dict[str, list[str]]:
+    if not command:
+        raise SynthError("there is nothing to launch", hint="write the verb last, after --")
+    if (shards > 0) == bool(each):
+        raise SynthError("launch needs --shards or --each", hint="one of them: --shards 8")
+    if shards > 0:
+        return {f"{i}-of-{shards}": [*command, f"--shard={i}/{shards}"] for i in range(shards)}
+    if not any("{}" in word for word in command):
+        raise SynthError("no {} in the command", hint="--each puts its words there: --fold {}")
+    return {word: [part.replace("{}", word) for part in command] for word in each}
+
+
+def _training(command: Sequence[str]) -> dict[str, Any]:
+    """Parse the command that is varied, so that a mistake in it is known before the first trial."""
+    if not command or command[0] != "train":
+        raise SynthError("a sweep varies a training", hint="write it last: -- train FAMILY …")
+    words = list(command[1:])
+    parser = build(models.train, prog="synth train", settings=models.train_settings(words))
+    values = parser.parse(words)
+    if values["out"] is not None or values["resume"] is not None:
+        raise SynthError("the sweep names the run folders", hint="leave --out and --resume away")
+    return values
+
+
+def _told(swept: Sweep, found: Sequence[Row]) -> int:
+    from synth.scoreboard import plain_table
+    from synth.sweep import table
+
+    print(plain_table(table(swept, found)))
+    done = sum(row.status.state == "done" for row in found)
+    print(f"{done} of {len(found)} trials done → {swept.out}/best, {swept.out}/table.csv")
+    return 0 if done == len(found) else 2

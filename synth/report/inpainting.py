@@ -1,0 +1,177 @@
+"""Painted tissue: before, after, how sure, and the challenge's metrics beside classical fills."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+import numpy as np
+
+from synth import thumbnail
+from synth.case import Case
+from synth.metrics import intensity_window
+from synth.report.html import Html, Source, joined, more, number, tag, tile
+from synth.report.pictures import Panel, films, finished
+from synth.report.section import Section, folded_tables, missing
+from synth.report.study import Study
+from synth.volume import Volume
+
+PREDICTION = "prediction"
+FILLED, SPREAD = "-t1n-inference.nii.gz", "-t1n-sd.nii.gz"
+SHOWN = 3
+SCORES = {"psnr_01": ("PSNR, dB", ".2f"), "ssim": ("SSIM", ".3f"), "mse": ("MSE", ".4f")}
+LIMIT = 0.3
+"""Error and spread that are drawn white, as a share of the official window."""
+
+
+def section(study: Study) -> Section:
+    """Show filled brains, and what they score."""
+    parts = []
+    if study.has("inpainted"):
+        parts.append(_cases(study))
+    else:
+        parts.append(missing(study, "inpainted", "tumour-free brains"))
+    found = study.summary("inpainted_eval")
+    if found is None:
+        parts.append(missing(study, "inpainted_eval", "metrics of the painted tissue"))
+    else:
+        parts = [_tiles(found), *parts, _overview(study), folded_tables(study, "inpainted_eval")]
+    return Section(
+        id="inpainting", title="Tumours removed",
+        lead="Tissue is painted where the mask is, and nowhere else: every other voxel is the "
+        "scan's own. The metrics are the challenge's, inside masks of healthy tissue, where the "
+        "truth is known; a fill that needs no network is what there is to beat.",
+        body=joined(*parts),
+    )  # fmt: skip
+
+
+def best_fill(found: Source) -> str | None:
+    """Return the classical fill with the highest mean PSNR."""
+    fills = {
+        name: values["psnr_01"]["mean"]
+        for name, values in found.get("methods").items()
+        if name != PREDICTION and values["psnr_01"]["mean"] is not None
+    }
+    return max(fills, key=lambda name: fills[name]) if fills else None
+
+
+def _tiles(found: Source) -> Html:
+    tiles = [tile(found.figure("cases", form="d"), "cases judged")]
+    best = best_fill(found)
+    judged = SCORES if PREDICTION in found.get("methods") else {}
+    for metric, (name, form) in judged.items():
+        against = ""
+        if best:
+            fill = found.figure("methods", best, metric, "mean", form=form)
+            against = joined(f"{best}: ", fill)
+        value = found.figure("methods", PREDICTION, metric, "mean", form=form)
+        tiles.append(tile(value, f"{name}, mean", against))
+    return tag("div", *tiles, class_="tiles")
+
+
+def _overview(study: Study) -> Html:
+    path = study.root / "inpainted_eval" / "overview.png"
+    if not path.is_file():
+        return Html()
+    return more(
+        "Every method on the same cases, from the best to the worst",
+        finished(path, "Rows of cases: given, each fill, the answer, the truth and its error",
+                 "Cases evenly from the best to the worst by MSE; error from black to white."),
+    )  # fmt: skip
+
+
+def _cases(study: Study) -> Html:
+    chosen = _chosen(study)
+    parts = []
+    for place, (case_id, why) in enumerate(chosen.items()):
+        title = f"{case_id}{f', {why}' if why else ''}"
+        case = study.known.get(case_id)
+        if case is None or not {"t1n", "voided"} & case.files.keys():
+            shown = tag("p", "Its scan is not in this study's folder.", class_="missing")
+        else:
+            shown = _case(study, case, place)
+        summary = tag("summary", title)
+        parts.append(tag("details", summary, shown, open="" if place == 0 else None))
+    return joined(*parts)
+
+
+def _chosen(study: Study) -> dict[str, str]:
+    """Return case → why it is shown: best, median and worst where they were judged."""
+    made = {
+        path.name.removesuffix(FILLED): path
+        for path in sorted((study.root / "inpainted").rglob(f"*{FILLED}"))
+    }
+    errors = _errors(study.root / "inpainted_eval" / "per_case.csv")
+    ranked = sorted((c for c in errors if c in made), key=lambda c: errors[c])
+    if len(ranked) < SHOWN:
+        return dict.fromkeys(list(made)[:SHOWN], "")
+    places = {"best": 0, "median": len(ranked) // 2, "worst": len(ranked) - 1}
+    return {
+        ranked[i]: f"{word} of {len(ranked)} by MSE: {number(errors[ranked[i]], '.4f')}"
+        for word, i in places.items()
+    }
+
+
+def _errors(path: Path) -> dict[str, float]:
+    if not path.is_file():
+        return {}
+    with path.open(encoding="utf-8", newline="") as lines:
+        rows = [row for row in csv.DictReader(lines) if row["method"] == PREDICTION]
+    return {row["case"]: float(row["mse"]) for row in rows}
+
+
+def _case(study: Study, case: Case, place: int) -> Html:
+    path = study.file("inpainted", case.id + FILLED)
+    assert path is not None
+    after = Volume.load(path)
+    before = case.load("t1n") if "t1n" in case.files else None
+    hole = _hole(case, before, after)
+    given = (before or after).with_data(np.where(hole.data, 0, (before or after).data))
+    low, high = intensity_window(given.data[0])
+    window = low, low + 1.2 * (high - low)  # the official window saturates white matter
+    outline = thumbnail.mask_overlay(hole)
+    panels = [] if before is None else [_scan("before", before, window, outline)]
+    panels += [_scan("given", given, window), _scan("after", after, window)]
+    if before is not None and "healthy" in case.files:
+        healthy = case.load("healthy")
+        error = np.abs(np.clip(after.data, low, high) - np.clip(before.data, low, high))
+        share = after.with_data(np.where(healthy.data, error / (high - low), 0))
+        panels.append(_heat(f"|error|, 0 to {LIMIT:g}", share))
+    spread = study.file("inpainted", case.id + SPREAD)
+    if spread is not None:
+        sd = Volume.load(spread)
+        panels.append(_heat(f"sd, 0 to {LIMIT:g}", sd.with_data(sd.data / (high - low))))
+    return films(panels, hole, before or after, f"film{place}")
+
+
+def _hole(case: Case, before: Volume | None, after: Volume) -> Volume:
+    """Return the mask; without one, the voxels that were painted."""
+    if "mask" in case.files:
+        return case.load("mask")
+    before = before or case.load("voided")
+    return after.with_data(after.data != before.data)
+
+
+def _scan(
+    name: str,
+    volume: Volume,
+    window: tuple[float, float],
+    overlay: thumbnail.Overlay | None = None,
+) -> Panel:
+    return Panel(
+        caption=name,
+        alt=f"t1n {name} painting",
+        drawn=lambda plane, index, frame: thumbnail.draw(
+            volume, plane, index, window=window, overlay=overlay, frame=frame
+        ),
+    )
+
+
+def _heat(name: str, volume: Volume) -> Panel:
+    return Panel(
+        caption=name,
+        alt=f"{name} of the official window",
+        drawn=lambda plane, index, frame: thumbnail.heat(
+            volume, plane, index, limit=LIMIT, frame=frame
+        ),
+    )

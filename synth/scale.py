@@ -1,0 +1,106 @@
+"""How large a study is: the demo's and the real one's numbers, and what they cost.
+
+Seconds are those of the demo on two cores and guesses for one large GPU; the estimate of what is
+left corrects them by what it measures.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from synth.ledger import Stage
+
+HOUR = 3600.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scale:
+    """Numbers of a study."""
+
+    preset: str
+    """Of every family that is trained."""
+    title: str = ""
+    """Heading of the report."""
+    cases: int = 0
+    """Patients to make up; 0: the data are given."""
+    tested: int = 0
+    """How many of them are fold 1, which is tested."""
+    pretraining: int = 24
+    """Made-up patients of another site, where a demo starts from nothing."""
+    drawings: int = 200
+    """Tumours drawn from noise, to be judged."""
+    holes: int = 0
+    """Tested patients with holes to be painted; 0: all."""
+    tumours: int = 1
+    """New tumours in each brain, each with scans drawn for it."""
+    training: Mapping[str, tuple[str, ...]] = field(
+        default_factory=lambda: dict.fromkeys(("label_gan", "wdm3d", "ddpm_lora"), ())
+    )
+    """Family → further words of its training from nothing."""
+    adapting: tuple[str, ...] = ()
+    """Further words of the fine-tuning by LoRA."""
+    sampling: tuple[str, ...] = ()
+    compare: tuple[str, ...] = ()
+    gate: tuple[str, ...] = ("z_intensity<=4", "copied==0")
+    """What a drawn case has to pass before anything is trained on it."""
+    threads: int = 0
+    """Of each stage; 0 leaves it to the machine."""
+    seconds: Mapping[str, float] = field(default_factory=dict)
+    """Stage → expected seconds; a minute where it is not told."""
+
+    def stage(
+        self, name: str, words: tuple[str, ...], purpose: str, *, made: Path | None = None
+    ) -> Stage:
+        """Return a stage with the seconds that are expected of it."""
+        seconds = self.seconds.get(name, 60.0)
+        return Stage(name=name, words=words, purpose=purpose, seconds=seconds, made=made)
+
+
+DEMO = Scale(
+    preset="tiny",
+    title="Demonstration on made-up patients",
+    cases=28,
+    tested=12,
+    drawings=24,
+    holes=6,
+    training={
+        "label_gan": ("--steps", "400"),
+        "wdm3d": ("--steps", "400", "--batch-size", "4"),
+        "ddpm_lora": ("--steps", "500"),
+    },
+    adapting=("--steps", "80", "--validate-every", "0", "--save-every", "20"),
+    sampling=("--steps", "12"),
+    compare=("--steps", "150", "--warmup-steps", "20", "--validate-every", "75",
+             "--save-every", "25", "--preview-every", "0"),
+    gate=("z_intensity<=8", "copied==0"),
+    threads=2,
+    seconds={
+        "cohort": 12, "check": 5, "folds": 2, "without": 2, "tested": 2, "masks": 8,
+        "masks_eval": 15, "healthy": 15, "inpainted": 10, "inpainted_eval": 30, "tumours": 15,
+        "lora": 150, "synthetic": 90, "synthetic_eval": 30, "split": 2, "kept": 5,
+        "comparison": 300, "report": 20, "pretraining": 12, "label_gan": 200, "wdm3d": 600,
+        "ddpm_lora": 700,
+    },
+)  # fmt: skip
+TINY = replace(
+    DEMO, title="", cases=0, tested=0, holes=0, drawings=100,
+    training=dict.fromkeys(DEMO.training, ()), adapting=(), sampling=(), compare=(),
+    seconds={**DEMO.seconds, "lora": 1200, "comparison": 1600, "synthetic": 300},
+)  # fmt: skip
+BRATS23 = Scale(
+    preset="brats23",
+    seconds={
+        "check": HOUR / 4, "masks": HOUR / 10, "masks_eval": HOUR / 2, "holes": HOUR,
+        "healthy": HOUR / 4, "inpainted": HOUR / 4, "inpainted_eval": HOUR / 2, "tumours": HOUR,
+        "lora": 2 * HOUR, "synthetic": 3 * HOUR, "synthetic_eval": HOUR, "label_gan": 20 * HOUR,
+        "wdm3d": 70 * HOUR, "ddpm_lora": 90 * HOUR, "comparison": 75 * HOUR, "report": 120,
+    },
+)  # fmt: skip
+SCALES = {"tiny": TINY, "brats23": BRATS23}
+
+
+def demo(cases: int) -> Scale:
+    """Return the demo's numbers for a cohort of another size, three sevenths of it tested."""
+    return replace(DEMO, cases=cases, tested=round(cases * DEMO.tested / DEMO.cases))

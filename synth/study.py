@@ -1,0 +1,237 @@
+"""A study is a list of command lines, run one after another, each in a process of its own.
+
+What was done is in STUDY/study.json, written after every stage, and what was said in
+STUDY/logs/<stage>.log. Every verb resumes, so that the same study goes on wherever it was stopped,
+even by kill -9. A lock that a stage inherits tells whether one that an earlier call left behind is
+still at work.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import logging
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Generator, Sequence
+from pathlib import Path
+
+from tqdm import tqdm
+
+from synth.errors import SynthError
+from synth.ledger import Ledger, Outcome, Stage
+from synth.worker import GRACE_SECONDS, STOPPED, python_path
+
+LOGS, LOCK = "logs", ".lock"
+POLL_SECONDS = 0.2
+SPEAK_SECONDS = 60.0
+TAIL = 12
+"""Lines of the log of a failed stage that are shown."""
+THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+
+log = logging.getLogger(__name__)
+
+
+def run(
+    stages: Sequence[Stage], out: Path, *, threads: int = 0, program: str = "synth.cli"
+) -> None:
+    """Run what is not done yet; a stage that fails ends the study and says how to go on.
+
+    Args:
+        stages: in order; those that were done with the same words are skipped, up to the first
+            that is not: what follows may depend on it.
+        out: folder of the study.
+        threads: of the numerical libraries in each stage, unless the environment says; 0: as is.
+        program: module whose main(words) runs a command line.
+    """
+    with _alone(out) as lock, _stoppable():
+        ledger = Ledger(out, stages)
+        changed = False
+        for at, stage in enumerate(stages):
+            if ledger.is_done(stage) and not stage.always and not changed:
+                continue
+            changed = True
+            with _line(ledger, at) as tell:
+                outcome = _do(ledger, stage, lock, tell, threads=threads, program=program)
+            state = {0: "done", STOPPED: "stopped"}.get(outcome.code, "failed")
+            ledger.end(stage, state, outcome)
+            if state == "stopped":
+                raise KeyboardInterrupt
+            if state == "failed":
+                raise _failure(stage, outcome.code, out)
+            left = ledger.seconds_left(at + 1) if at + 1 < len(stages) else 0.0
+            log.info(
+                "%s: done in %s, %.0f MB%s", _place(ledger, at), spoken(outcome.seconds),
+                outcome.peak_memory_mb, f"; about {spoken(left)} left in all" if left else "",
+            )  # fmt: skip
+
+
+def spoken(seconds: float) -> str:
+    """Return a duration as one would say it."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    if seconds < 90 * 60:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h"
+
+
+def tail(path: Path, lines: int = TAIL) -> list[str]:
+    """Return the last lines of a log."""
+    if not path.exists():
+        return []
+    with path.open("rb") as file:
+        file.seek(max(path.stat().st_size - 8192, 0))
+        text = file.read().decode(errors="replace").replace("\r", "\n")
+    return [line for line in text.split("\n") if line.strip()][-lines:]
+
+
+def _do(
+    ledger: Ledger,
+    stage: Stage,
+    lock: int,
+    tell: Callable[[float], None],
+    *,
+    threads: int,
+    program: str,
+) -> Outcome:
+    """Run a stage to its end; when asked to stop, let it save first."""
+    path = ledger.out / LOGS / f"{stage.name}.log"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    ledger.begin(stage)
+    code = f"import sys; from {program} import main; sys.exit(main(sys.argv[1:]))"
+    began = time.monotonic()
+    with path.open("ab") as file:
+        file.write(f"$ {stage.command}\n".encode())
+        file.flush()
+        child = subprocess.Popen(
+            [sys.executable, "-c", code, *stage.words], stdin=subprocess.DEVNULL, stdout=file,
+            stderr=file, env=_environment(threads), pass_fds=(lock,),
+        )  # fmt: skip
+    os.ftruncate(lock, 0)
+    os.pwrite(lock, str(child.pid).encode(), 0)
+    try:
+        while (ended := _ended(child)) is None:
+            time.sleep(POLL_SECONDS)
+            tell(time.monotonic() - began)
+    except KeyboardInterrupt:
+        log.warning("stopping %s; it saves first where it can", stage.name)
+        child.terminate()
+        patience = time.monotonic() + GRACE_SECONDS
+        while (ended := _ended(child)) is None:
+            if time.monotonic() > patience:
+                child.kill()
+            time.sleep(POLL_SECONDS)
+        ended = STOPPED, ended[1]
+    return Outcome(code=ended[0], seconds=time.monotonic() - began, peak_memory_mb=ended[1])
+
+
+def _ended(child: subprocess.Popen) -> tuple[int, float] | None:
+    """Return (exit code, MB of its largest process), None while it runs."""
+    pid, status, usage = os.wait4(child.pid, os.WNOHANG)
+    if pid == 0:
+        return None
+    child.returncode = os.waitstatus_to_exitcode(status)
+    unit = 2**20 if sys.platform == "darwin" else 2**10  # bytes there, KiB on Linux
+    return child.returncode, usage.ru_maxrss / unit
+
+
+def _environment(threads: int) -> dict[str, str]:
+    own = {**os.environ, "PYTHONUNBUFFERED": "1", "PYTHONPATH": python_path()}
+    return own if threads == 0 else {**dict.fromkeys(THREADS, str(threads)), **own}
+
+
+def _failure(stage: Stage, code: int, out: Path) -> SynthError:
+    path = out / LOGS / f"{stage.name}.log"
+    log.error("the last lines of %s:", path)
+    for line in tail(path):
+        log.error("  %s", line)
+    why = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"failed ({code})"
+    return SynthError(
+        f"stage {stage.name} {why}: {stage.command}",
+        hint="mend it, see above; then the same command goes on from there",
+    )
+
+
+def _place(ledger: Ledger, at: int) -> str:
+    return f"[{at + 1:2d}/{len(ledger.stages)}] {ledger.stages[at].name}"
+
+
+@contextlib.contextmanager
+def _line(ledger: Ledger, at: int) -> Generator[Callable[[float], None]]:
+    """Yield what shows how long a stage has run: in place on a terminal, now and then elsewhere."""
+    stage, place = ledger.stages[at], _place(ledger, at)
+    path = ledger.out / LOGS / f"{stage.name}.log"
+    left = ledger.seconds_left(at)
+    log.info("%s: %s; about %s left in all", place, stage.purpose, spoken(left))
+    width = shutil.get_terminal_size().columns - 1
+    bar = tqdm(total=1, bar_format="{desc}", leave=False, disable=not sys.stderr.isatty(),
+               file=sys.stderr)  # fmt: skip
+    spoke = 0.0
+
+    def tell(elapsed: float) -> None:
+        nonlocal spoke
+        if elapsed - spoke < (1.0 if not bar.disable else SPEAK_SECONDS):
+            return
+        spoke = elapsed
+        last = (tail(path, 1) or [""])[0]
+        left = spoken(ledger.seconds_left(at, elapsed))
+        text = f"{place}: {spoken(elapsed)}, about {left} left in all | {last}"
+        if bar.disable:
+            log.info("%s", text)
+        else:
+            bar.set_description_str(text[:width])
+
+    try:
+        yield tell
+    finally:
+        bar.close()
+
+
+@contextlib.contextmanager
+def _alone(out: Path) -> Generator[int]:
+    """Hold the folder's lock, which a stage inherits: wait for one that is still at work."""
+    out.mkdir(parents=True, exist_ok=True)
+    lock = os.open(out / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        waiting = False
+        while not _locked(lock):
+            if not waiting:
+                who = os.pread(lock, 32, 0).decode() or "?"
+                log.warning(
+                    "an earlier call is still at work in %s (process %s); waiting", out, who
+                )
+            waiting = True
+            time.sleep(POLL_SECONDS)
+        yield lock
+    finally:
+        os.close(lock)
+
+
+def _locked(lock: int) -> bool:
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+@contextlib.contextmanager
+def _stoppable() -> Generator[None]:
+    """Take SIGTERM as Ctrl-C, so that a stage is not left alone."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def stop(number: int, frame: object) -> None:  # noqa: ARG001
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

@@ -1,0 +1,493 @@
+"""The page of a study: whole, self-contained, and every figure that of its file."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import re
+import shutil
+import subprocess
+from collections.abc import Iterator
+from html.parser import HTMLParser
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from segmentation import outcome
+from synth import thumbnail
+from synth.cli import function, main
+from synth.cli.parser import build
+from synth.config import read_json, write_json
+from synth.errors import SynthError
+from synth.judge_inpainting import evaluate_inpainting
+from synth.judge_masks import evaluate_masks
+from synth.judge_synthesis import evaluate_synthesis
+from synth.manifest import manifest
+from synth.report import SECTIONS, write_report
+from synth.report.html import VOID, Html, Source, joined, markdown_tables, tag
+from synth.report.pictures import slices_through
+from synth.report.study import PARTS, Study, digest, inputs, settings
+from synth.scoreboard import markdown_table
+from synth.segmentation_scores import RegionScore
+from synth.volume import Volume
+from tests.conftest import ball
+from tests.toy_scans import AFFINE, SHAPE, patient, write
+
+CASES = 5
+CHROMIUM = next(
+    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), ""
+)
+
+
+def varied(files: dict[str, np.ndarray], k: int) -> dict[str, np.ndarray]:
+    """Give each patient oedema of another size: all balls are alike."""
+    more = ball(SHAPE, (18, 20, 18), 4 + 0.8 * k) & (files["t1n"] > 0) & (files["seg"] == 0)
+    return files | {"seg": np.where(more, 2, files["seg"]).astype(np.uint8)}
+
+
+def with_holes(files: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Add the inpainting masks: the tumour is unhealthy, a ball on the other side healthy."""
+    brain = files["t1n"] > 0
+    unhealthy = files["seg"] > 0
+    healthy = ball(SHAPE, (10, 20, 18), 4) & brain & ~unhealthy
+    masks = {"mask": healthy | unhealthy, "mask-healthy": healthy, "mask-unhealthy": unhealthy}
+    return files | masks | {"t1n-voided": np.where(masks["mask"], 0, files["t1n"])}
+
+
+def paint(folder: Path, case_id: str, files: dict[str, np.ndarray]) -> None:
+    """Fill the holes by the mean of the rest, give or take."""
+    scan, hole = files["t1n"].astype(np.float32), files["mask"]
+    noise = np.random.default_rng(0).normal(0, 20, SHAPE)
+    filled = np.where(hole, scan[(scan > 0) & ~hole].mean() + noise, scan)
+    for name, data in (("inference", filled), ("sd", np.where(hole, 15, 0))):
+        volume = Volume(data=data.astype(np.float32)[None], affine=AFFINE)
+        volume.save(folder / f"{case_id}-t1n-{name}.nii.gz")
+    record = manifest(
+        "inpaint", {"model": "weights/wdm3d", "seed": 0, "steps": 4}, (),
+        network_calls=8, seconds=1.25, peak_memory_mb=640,
+    )  # fmt: skip
+    write_json(folder / "records" / f"{case_id}.json", record)
+
+
+def compared(out: Path) -> None:
+    """Conclude a comparison of two arms on twelve made-up patients."""
+    rng = np.random.default_rng(0)
+    base = rng.normal(0.7, 0.1, 12)
+    arms = {
+        arm: [
+            RegionScore(
+                case=f"p{i}", patient=f"p{i}", region=region, convention="2023", fold=0, seed=0,
+                values={"dice": float(d), "hd95": 20 * (1 - float(d)), "nsd_1mm": float(d),
+                        "lesion_dice": float(d), "lesion_hd95": 30 * (1 - float(d))},
+            )
+            for i, d in enumerate(base + shift + rng.normal(0, 0.01, 12))
+            for region in ("WT", "TC", "ET", "mean")
+        ]
+        for arm, shift in (("base", 0.0), ("synthetic", 0.02))
+    }  # fmt: skip
+    cohort = SimpleNamespace(train=[1] * 4, inner=[1], tested=[1] * 12, made=[1], unused=0)
+    study = SimpleNamespace(
+        out=out, arms=tuple(arms), cohorts={0: cohort},
+        settings=lambda: {"preset": "tiny", "share": 0.5, "folds": [0], "seeds": [0],
+                          "config": {"width": 4}, "loop": {"steps": 9}, "data": "ab12"},
+    )  # fmt: skip
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(outcome, "rows_of", lambda _: arms)
+        outcome.conclude(study)  # ty: ignore[invalid-argument-type]
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("studies") / "small study"
+    for k in range(CASES):
+        files = with_holes(varied(patient(k), k))
+        case_id = f"BraTS-GLI-0000{k}-000"
+        write(root / "cohort", case_id, files)
+        if k < 3:
+            paint(root / "inpainted", case_id, files)
+        write(root / "train", f"BraTS-GLI-0010{k}-000", patient(100 + k))
+        if k < 2:
+            made = f"{case_id}-tumour00"
+            write(root / "tumours", made, {"seg": patient(20 + k)["seg"]})
+            write(root / "synthetic", f"{made}-synth00", patient(200 + k, "B"))
+            write(root / "masks", f"label-0000{k}", {"seg": varied(patient(40 + k), k)["seg"]})
+    plain = {"pictures": False}
+    evaluate_masks(root / "masks", root / "cohort", root / "masks_eval", **plain)
+    evaluate_inpainting(
+        root / "inpainted", root / "cohort", root / "inpainted_eval", baselines=["brain-mean"],
+        **plain,
+    )  # fmt: skip
+    evaluate_synthesis(
+        root / "synthetic", root / "cohort", root / "synthetic_eval", train_dir=root / "train",
+        **plain,
+    )  # fmt: skip
+    Image.new("RGB", (1700, 40), (9, 9, 9)).save(root / "masks_eval" / "masks.png")
+    compared(root / "comparison")
+    write_json(root / "lora" / "best" / "config.json", {
+        "family": "ddpm_lora", "preset": "tiny", "step": 7, "seed": 1, "config": {"rank": 4},
+        "data_hash": "0123456789abcdef", "versions": {"torch": "2"}, "git": None,
+    })  # fmt: skip
+    write_json(root / "study.json", {"stages": [
+        {"name": "cohort", "command": "synth phantom <cohort>", "seconds": 3.5, "state": "done",
+         "started": "2025-01-01T00:00:00Z"},
+        {"name": "lora", "command": "synth train", "seconds": 12.25, "state": "failed",
+         "started": "2025-01-01T00:00:09Z", "network_calls": 40, "peak_memory_mb": 900},
+    ]})  # fmt: skip
+    return root
+
+
+@pytest.fixture(scope="module")
+def page(study: Path) -> str:
+    report = write_report(study, study / "report.html")
+    assert report.problems == ()
+    return report.path.read_text(encoding="utf-8")
+
+
+class Reader(HTMLParser):
+    """Reads a page strictly: what is opened is closed, in order."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(convert_charrefs=True)
+        self.open: list[str] = []
+        self.tags: list[tuple[str, dict[str, str]]] = []
+        self.data: list[tuple[dict[str, str], str]] = []
+        self.cells: list[str] = []
+        self.text: list[str] = []
+        self.feed(text)
+        self.close()
+        assert self.open == []
+
+    def handle_starttag(self, name: str, attributes: list[tuple[str, str | None]]) -> None:
+        assert len(dict(attributes)) == len(attributes), f"{name} has an attribute twice"
+        own = {key: value or "" for key, value in attributes}
+        self.tags.append((name, own))
+        if name == "data":
+            self.data.append((own, ""))
+        if name in ("td", "th"):
+            self.cells.append("")
+        if name not in VOID:
+            self.open.append(name)
+
+    def handle_endtag(self, name: str) -> None:
+        assert self.open.pop() == name
+
+    def handle_data(self, text: str) -> None:
+        if "data" in self.open:
+            self.data[-1] = (self.data[-1][0], self.data[-1][1] + text)
+        if self.open and self.open[-1] in ("td", "th"):
+            self.cells[-1] += text
+        if self.open and self.open[-1] not in ("style", "script"):
+            self.text.append(text)
+
+    def all(self, attribute: str) -> list[str]:
+        return [own[attribute] for _, own in self.tags if attribute in own]
+
+
+def test_the_page_is_whole_and_fetches_nothing(page: str) -> None:
+    read = Reader(page)
+    ids = read.all("id")
+    assert len(ids) == len(set(ids))
+    for name in ("aria-labelledby", "for"):
+        assert set(read.all(name)) <= set(ids)
+    for address in (*read.all("src"), *read.all("href")):
+        assert address.startswith("data:") or address[0] == "#"
+        assert address[0] != "#" or address[1:] in ids
+    assert not re.search(r"https?://|//[a-z]+\.|@import|url\(|srcset|<iframe|<object", page)
+    assert "default-src 'none'" in page  # should anything slip through, the browser refuses it
+    images = [own for name, own in read.tags if name == "img"]
+    assert len(images) > 40
+    for own in images:
+        assert own["src"].startswith("data:image/")
+        assert own["alt"]
+    assert [name for name, _ in read.tags if name in ("h1", "main", "title")] == [
+        "title", "h1", "main",
+    ]  # fmt: skip
+    assert [own["id"] for name, own in read.tags if name == "section"] == list(SECTIONS)
+
+
+def test_every_figure_is_that_of_its_file(page: str, study: Path) -> None:
+    read = Reader(page)
+    files = set()
+    for own, text in read.data:
+        name, _, pointer = own["title"].partition("#")
+        value = read_json(study / name)
+        for key in pointer.split("/")[1:]:
+            key = key.replace("~1", "/").replace("~0", "~")
+            value = value[int(key)] if isinstance(value, list) else value[key]
+        assert own["value"] == repr(value)
+        shown = text.replace("−", "-")
+        decimals = len(shown.partition("e")[0].partition(".")[2])
+        exponent = int(shown.partition("e")[2] or 0)
+        # Shown to so many decimals: at most half of the last one off, and a bit of binary.
+        assert abs(float(shown) - value) <= 0.5 * 10.0 ** (exponent - decimals) * (1 + 1e-9)
+        files.add(name)
+    parts = ("masks_eval", "inpainted_eval", "synthetic_eval", "comparison")
+    assert files == {f"{part}/summary.json" for part in parts}
+
+
+def test_every_table_of_the_judges_is_on_the_page(page: str, study: Path) -> None:
+    cells = Reader(page).cells
+    for part in ("masks_eval", "inpainted_eval", "synthetic_eval", "comparison"):
+        tables = list(markdown_tables((study / part / "table.md").read_text(encoding="utf-8")))
+        assert tables
+        for _, rows in tables:
+            wanted = [cell for row in rows for cell in row]
+            place = cells.index(wanted[0])
+            places = [i for i, c in enumerate(cells) if c == wanted[0]]
+            assert any(cells[i : i + len(wanted)] == wanted for i in places), (part, place)
+
+
+def test_the_three_sentences_tell_what_the_files_tell(page: str, study: Path) -> None:
+    words = " ".join("".join(Reader(page).text).split())
+    assert (
+        "From 5 cases this study made 2 generated label maps or masks, 2 tumours placed in brains, "
+        "3 scans with tissue painted in and 2 synthetic cases." in words
+    )
+    methods = read_json(study / "inpainted_eval" / "summary.json")["methods"]
+    ours, fill = (methods[m]["psnr_01"]["mean"] for m in ("prediction", "brain mean"))
+    assert (
+        f"Painted tissue reaches a PSNR of {ours:.2f} dB where the best fill without a network "
+        f"(brain mean) reaches {fill:.2f}, and of 2 generated scans 0 copy a training case."
+        in words
+    )
+    verdicts = read_json(study / "comparison" / "summary.json")["verdicts"]
+    assert words.count(verdicts["synthetic against base"]) == 2  # above, and in its section
+
+
+def test_methods_and_cost_come_from_the_manifests(page: str, study: Path) -> None:
+    read = Reader(page)
+    words = " ".join("".join(read.text).split())
+    assert "Healthy tissue was painted by synth inpaint (model weights/wdm3d, seed 0, steps 4)" in (
+        words
+    )
+    assert "The ddpm_lora model in lora has preset tiny, step 7, seed 1, data 0123456789ab" in words
+    assert "and compared by synth compare (arms base synthetic, preset tiny, share 0.5" in words
+    record = read_json(study / "inpainted" / "records" / "BraTS-GLI-00000-000.json")
+    assert f"torch {record['versions']['torch']} and 2" in words
+    place = read.cells.index("inpainted")
+    # three records of 1.25 s and 8 calls each
+    assert read.cells[place : place + 6] == ["inpainted", "3", "3.8", "1.25", "24", "640"]
+    place = read.cells.index("lora")
+    assert read.cells[place : place + 5] == ["lora", "failed", "12.2", "40", "900"]
+    assert read.cells[read.cells.index("together") + 2] == "15.8"
+    assert "synth phantom <cohort>" in read.cells  # escaped on the way, or it were no text
+
+
+def films_of(page: str) -> list[tuple[str, np.ndarray, int, list[int]]]:
+    """Return (panel, film, start, slices) of each picture with a slider."""
+    found, waiting = [], []
+    for name, own in Reader(page).tags:
+        if name == "img" and own.get("class") == "film":
+            blob = base64.b64decode(own["src"].partition(",")[2])
+            waiting.append((own["alt"], np.asarray(Image.open(io.BytesIO(blob)).convert("L"))))
+        if name == "input":
+            slices = [int(word) for word in own["data-slices"].split()]
+            found += [(alt, film, int(own["value"]), slices) for alt, film in waiting]
+            waiting = []
+    assert not waiting
+    return found
+
+
+def test_films_show_the_slices_they_say(page: str, study: Path) -> None:
+    films = films_of(page)
+    assert len(films) == 3 * 3 * 5  # cases, planes; before, given, after, error, sd
+    first = next(f for f in films if f[0] == "t1n given painting, axial")
+    _, film, start, slices = first
+    assert film.shape[0] % len(slices) == 0
+    frames = film.reshape(len(slices), -1, film.shape[1])
+    errors = {row.split(",")[0]: float(row.split(",")[idx]) for row, idx in _prediction_rows(study)}
+    best = min(errors, key=lambda case: errors[case])
+    mask = Volume.load_mask(study / "cohort" / best / f"{best}-mask.nii.gz")
+    sizes = mask.data[0].sum(axis=(0, 1))
+    assert slices[start] == sizes.argmax()  # it opens where the hole is largest
+    scan = Volume.load(study / "cohort" / best / f"{best}-t1n.nii.gz")
+    black = [(frame < 40).sum() / frame.size for frame in frames]
+    hole = [mask.data[0, ..., i].sum() for i in slices]
+    empty = [(scan.data[0, ..., i] == 0).sum() for i in slices]
+    # Black is the background and the hole: the share of black follows their count, slice by slice.
+    assert np.corrcoef(black, np.add(hole, empty))[0, 1] > 0.98
+
+
+def _prediction_rows(study: Path) -> Iterator[tuple[str, int]]:
+    lines = (study / "inpainted_eval" / "per_case.csv").read_text().splitlines()
+    place = lines[0].split(",").index("mse")
+    yield from ((line, place) for line in lines[1:] if line.split(",")[1] == "prediction")
+
+
+def test_outside_the_hole_before_and_after_are_one_picture(page: str) -> None:
+    films = {alt: (film, start, slices) for alt, film, start, slices in reversed(films_of(page))}
+    for plane in ("axial", "coronal", "sagittal"):
+        after, start, slices = films[f"t1n after painting, {plane}"]
+        given, _, _ = films[f"t1n given painting, {plane}"]
+        height = len(after) // len(slices)
+        rows = slice(start * height, (start + 1) * height)
+        seen = given[rows].astype(float)
+        inside = seen > 60  # tissue that was given, away from the edge of the hole
+        apart = np.abs(seen - after[rows])[inside]
+        assert np.median(apart) < 4  # of 255: what WebP loses
+
+
+def test_slices_run_through_the_mask_and_open_at_its_middle() -> None:
+    data = np.zeros((8, 9, 60), bool)
+    data[3:5, 4, 10:50] = True
+    data[2:6, 2:7, 30] = True
+    mask = Volume(data=data[None], affine=np.eye(4))
+    chosen, start = slices_through(mask, "axial")
+    assert (chosen[0], chosen[-1], len(chosen)) == (8, 51, 24)
+    assert abs(chosen[start] - 30) <= 1  # every second slice is left out
+    assert slices_through(mask, "coronal")[0] == list(range(9))
+
+
+def test_the_same_folder_gives_the_same_page(page: str, study: Path, tmp_path: Path) -> None:
+    assert write_report(study, tmp_path / "again.html").path.read_text(encoding="utf-8") == page
+
+
+def test_a_missing_part_is_one_line_with_a_command_that_parses(
+    study: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(study / "cohort", tmp_path / "s" / "cohort")
+    assert main(["report", str(tmp_path / "s")]) == 0
+    assert "report.html" in capsys.readouterr().out
+    read = Reader((tmp_path / "s" / "report.html").read_text(encoding="utf-8"))
+    words = "".join(read.text)
+    for part in set(PARTS) - {"cohort"}:
+        command = PARTS[part].format(tmp_path / "s")
+        assert words.count(command) == 1, part
+        verb, *rest = command.split()[1:]
+        build(function(verb), prog=verb).parse(rest)
+    assert sum(own.get("class") == "missing" for _, own in read.tags) >= len(PARTS) - 1
+
+
+def test_a_damaged_part_costs_its_section_only(
+    study: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(study, tmp_path / "s")
+    (tmp_path / "s" / "synthetic_eval" / "summary.json").write_text("{")
+    summary = read_json(tmp_path / "s" / "masks_eval" / "summary.json")
+    del summary["real"]
+    write_json(tmp_path / "s" / "masks_eval" / "summary.json", summary)
+    assert main(["report", str(tmp_path / "s"), "--title", "a <b> & c"]) == 2
+    said = capsys.readouterr().out
+    assert "Synthetic scans: " in said
+    assert "not valid JSON" in said
+    assert "masks_eval/summary.json: no real/masks" in said
+    text = (tmp_path / "s" / "report.html").read_text(encoding="utf-8")
+    assert "<h1>a &lt;b&gt; &amp; c</h1>" in text
+    read = Reader(text)
+    assert [own["id"] for name, own in read.tags if name == "section"] == list(SECTIONS)
+    assert films_of(text)
+
+
+def test_a_folder_that_is_no_study_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(SynthError, match="no part of a study"):
+        Study(root=tmp_path)
+    with pytest.raises(SynthError, match="no such folder"):
+        Study(root=tmp_path / "none")
+
+
+def test_text_is_escaped_unless_it_is_html() -> None:
+    inner = tag("b", "<&>")
+    assert tag("p", "a<b ", inner, title='"q"', hidden="", class_=None) == (
+        '<p title="&quot;q&quot;" hidden>a&lt;b <b>&lt;&amp;&gt;</b></p>'
+    )
+    assert isinstance(joined("<", Html("<br>")), Html)
+    assert joined("<", Html("<br>")) == "&lt;<br>"
+
+
+def test_a_figure_keeps_its_full_value_and_place() -> None:
+    source = Source(name="a/b.json", values={"x/y~z": [{"v": -0.123456, "none": None}]})
+    assert source.figure("x/y~z", 0, "v", form=".2f") == (
+        '<data value="-0.123456" title="a/b.json#/x~1y~0z/0/v">−0.12</data>'
+    )
+    assert source.figure("x/y~z", 0, "none") == "–"
+    with pytest.raises(SynthError, match=r"a/b\.json: no x/y~z/1"):
+        source.figure("x/y~z", 1)
+
+
+def test_markdown_tables_are_read_back_as_they_were_written() -> None:
+    rows = [["method", "SSIM [95 %]"], ["mirror + rim", "0.9 ± 0.1"], ["", "–"]]
+    parts = ("Some head\nof two lines.", markdown_table(rows), "## next", markdown_table(rows[:2]))
+    text = "\n\n".join(parts)
+    assert list(markdown_tables(text)) == [("Some head of two lines.", rows), ("next", rows[:2])]
+
+
+def test_settings_and_hashes_of_many_manifests_are_merged() -> None:
+    made = [
+        Source(name="1", values={"arguments": {"seed": s, "steps": 4}, "inputs": {"a": "1f"},
+                                 "files": {"real": {"c": "2e"}}})
+        for s in (0, 1, 0)
+    ]  # fmt: skip
+    assert settings(made) == {"seed": [0, 1], "steps": [4]}
+    assert inputs(made) == [("a", "1f"), ("real c", "2e")]
+    answer = subprocess.run(
+        ["sha256sum"], input="1f  a\n2e  real c\n", capture_output=True, text=True, check=True
+    )
+    assert digest(inputs(made)) == answer.stdout.split()[0]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not CHROMIUM, reason="no Chromium on this machine")
+@pytest.mark.parametrize("size", ["1280,900", "500,900"])
+def test_a_browser_opens_it_without_a_word(page: str, study: Path, size: str) -> None:
+    answer = subprocess.run(
+        [CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr",
+         f"--window-size={size}", "--virtual-time-budget=3000", "--dump-dom",
+         (study / "report.html").as_uri()],
+        capture_output=True, text=True, timeout=120, check=True,
+    )  # fmt: skip
+    assert "CONSOLE" not in answer.stderr
+    read = Reader(re.sub(r"<!DOCTYPE html>", "<!doctype html>", answer.stdout))
+    sliders = [own for name, own in read.tags if name == "input"]
+    assert len(sliders) == 9
+    for own in sliders:  # the script ran: it says to a screen reader which slice is shown
+        assert own["aria-valuetext"].startswith("slice ")
+    (button,) = [own for name, own in read.tags if name == "button"]
+    assert "hidden" not in button
+
+
+def test_pictures_are_true_to_millimetres() -> None:
+    data = np.zeros((10, 20, 40), np.float32)
+    data[2:8, 3:17, 5:35] = 100
+    volume = Volume(data=data[None], affine=np.diag([4.0, 2.0, 1.0, 1.0]))
+    shapes = {p: thumbnail.draw(volume, p, 5, side=80).shape[:2] for p in thumbnail.PLANES}
+    # rows × columns: 40×40 mm in every plane
+    assert shapes == {"axial": (80, 80), "coronal": (80, 80), "sagittal": (80, 80)}
+    tall = Volume(data=data[None], affine=np.diag([1.0, 2.0, 1.0, 1.0]))
+    assert thumbnail.draw(tall, "axial", 5, side=80).shape[:2] == (80, 20)
+
+
+def test_labels_lie_on_the_voxels_they_name_in_any_scheme_and_orientation() -> None:
+    from synth.picture import LABEL_COLOURS, display_axial
+
+    scan = np.full((12, 14, 9), 50, np.float32)
+    labels = np.zeros(scan.shape, np.int16)
+    labels[2, 3, 4], labels[5, 6, 4], labels[8, 9, 4] = 1, 2, 4
+    flipped = np.array([[0, -1, 0, 0], [-1, 0, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]], float)
+    for affine in (np.eye(4), flipped):
+        volume = Volume(data=scan[None], affine=affine)
+        overlay = thumbnail.tumour_overlay(volume.with_data(labels), "brats2021")
+        side = max(volume.shape[:2])  # a pixel a voxel
+        picture = thumbnail.draw(volume, "axial", 4, overlay=overlay, side=side).astype(int)
+        where = display_axial(volume.with_data(labels), 4)
+        grey = 255 * (1 - thumbnail.LABEL_SHARE)  # a constant scan is white
+        for label, number in ((1, 1), (2, 2), (4, 3)):
+            colour = LABEL_COLOURS[number]
+            rgb = np.array([int(colour[i : i + 2], 16) for i in (1, 3, 5)])
+            (pixel,) = picture[where == label]
+            assert np.abs(pixel - (grey + thumbnail.LABEL_SHARE * rgb)).max() <= 1
+        assert (picture[where == 0] == 255).all()
+
+
+def test_data_uris_hold_the_picture() -> None:
+    picture = np.zeros((16, 24, 3), np.uint8)
+    picture[:, 12:] = 200
+    kind, _, blob = thumbnail.data_uri(picture, quality=95).partition(",")
+    assert kind.startswith("data:image/")
+    back = np.asarray(Image.open(io.BytesIO(base64.b64decode(blob))).convert("RGB")).astype(int)
+    assert back.shape == picture.shape
+    assert np.abs(back - picture).mean() < 3
+    assert json.dumps(kind)  # plain text
