@@ -26,6 +26,9 @@ class Config:
     objective: Literal["v", "eps", "flow"] = "v"
     """What the network answers: velocity, noise, or the straight line from image to noise
     (rectified flow). The schedule is cosine, for flow uniform in time."""
+    atlas: bool = False
+    """Diffuse what sets a brain apart from the mean training brain, which is stretched to its box
+    and shown to the network: anatomy need not be found in noise. Wavelet only."""
     timesteps: int = 1000
     """Length of the schedule; the network is told the true noise level on it."""
     spacing_mm: float = 1.0
@@ -54,9 +57,6 @@ class Config:
     """Share of training items whose tumour labels are hidden: what guidance needs."""
     brain_drop: float = 0.05
     """Share of training items that are told nothing at all, not even where the brain is."""
-    noisier: float = 0.0
-    """Log-SNR by which training levels are lowered: anatomy is decided where noise is strong, the
-    more so the more voxels a structure has."""
     norm: Literal["l2", "l1"] = "l2"
     """Squared or absolute error."""
     balance: float = 0.5
@@ -87,6 +87,8 @@ class Config:
         for name in ("label_drop", "brain_drop"):
             if not 0 <= getattr(self, name) < 1:
                 raise SynthError(f"{name} = {getattr(self, name)}", hint="a share below 1")
+        if self.atlas and self.space != "wavelet":
+            raise SynthError("an atlas in pixel space", hint="Med-DDPM has none: --no-atlas")
         if not 0 < self.high_percentile <= 100:
             raise SynthError(f"high_percentile = {self.high_percentile}", hint="99.5, or 100")
         if self.lora_rank < 1:
@@ -105,7 +107,8 @@ class Config:
     @property
     def condition_channels(self) -> int:
         """Channels of the label map as the network sees it."""
-        return CLASSES * (BANDS if self.space == "wavelet" else 1)
+        shown = CLASSES + (CONTRASTS if self.atlas else 0)
+        return shown * (BANDS if self.space == "wavelet" else 1)
 
     def unet(self) -> UNetConfig:
         """Return the U-Net this configuration describes: Med-DDPM's, in either space."""
@@ -125,8 +128,8 @@ class Config:
 
 
 PRESETS: dict[str, Config] = {
-    # 55.9 M parameters on 32 bands and 32 of the label map
-    "brats23": Config(checkpointing=True),
+    # 56.0 M parameters on 32 bands, 32 of the label map and 32 of the mean brain
+    "brats23": Config(atlas=True, checkpointing=True),
     # Dorjsembe et al. 2024: 57,562,564 parameters, cosine-250, raw timesteps, L1 on the noise
     "meddpm": Config(
         space="pixel", objective="eps", timesteps=250, crop=(192, 192, 144), centre="grid",
@@ -134,9 +137,9 @@ PRESETS: dict[str, Config] = {
         label_drop=0, brain_drop=0, norm="l1", balance=0, lr=1e-5, augment=False,
         checkpointing=True,
     ),
-    # 1.9 M parameters: 3.8 MB in 16 bits
     "tiny": Config(
-        spacing_mm=2.8, crop=(56, 64, 56), width=36, multipliers=(1, 1, 1), groups=6, lr=1e-3
+        atlas=True, spacing_mm=2.8, crop=(56, 64, 56), width=32, multipliers=(1, 1, 2), groups=4,
+        lr=1e-3,
     ),
 }  # fmt: skip
 

@@ -24,7 +24,7 @@ from synth.recipe import Writer
 NAME = "default"  # peft's name of the only adapter
 ADAPTABLE = (nn.Linear, nn.Conv1d, nn.Conv3d)
 TRAINING_ONLY = frozenset(
-    {"lr", "weight_decay", "noisier", "norm", "balance", "image_weight", "label_drop", "brain_drop"}
+    {"lr", "weight_decay", "norm", "balance", "image_weight", "label_drop", "brain_drop"}
     | {"augment", "checkpointing", "lora_from", "lora_preset", "lora_rank", "crop"}
 )
 """Settings in which a fine-tuning may differ from its base."""

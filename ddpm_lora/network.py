@@ -5,9 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from ddpm_lora.atlas import EDGE
 from ddpm_lora.conditioning import unlabelled
-from ddpm_lora.config import Config
-from ddpm_lora.spaces import MEAN, SPREAD, clamped, space_of
+from ddpm_lora.config import CONTRASTS, Config
+from ddpm_lora.spaces import ATLAS, MEAN, SPREAD, clamped, space_of
 from synth import diffusion
 from synth.diffusion import Denoiser, Schedule
 from synth.errors import SynthError
@@ -23,6 +24,8 @@ def build(config: Config) -> nn.Module:
     if config.space == "wavelet":
         network.register_buffer(MEAN, torch.zeros(config.state_channels))
         network.register_buffer(SPREAD, torch.ones(config.state_channels))
+        if config.atlas:
+            network.register_buffer(ATLAS, torch.zeros(CONTRASTS, *[EDGE] * 3))
     return network
 
 

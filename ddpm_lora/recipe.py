@@ -15,11 +15,12 @@ import torch
 from torch import Tensor, nn
 from torch.optim import AdamW, Optimizer
 
+from ddpm_lora.atlas import mean_brain
 from ddpm_lora.conditioning import NAMES, dropped, planes_of, voxel_weights
 from ddpm_lora.config import Config
 from ddpm_lora.data import SynthesisData
 from ddpm_lora.network import build, denoiser, schedule_of
-from ddpm_lora.spaces import BACKGROUND, BandStatistics, Space, space_of
+from ddpm_lora.spaces import ATLAS, BACKGROUND, BandStatistics, Space, space_of
 from synth import checkpoint
 from synth.case import MODALITIES, Case
 from synth.dataset import ArrayCache
@@ -66,8 +67,7 @@ class Recipe:
         planes = dropped(planes, self.config.label_drop, self.config.brain_drop)
         clean = self.space.state(batch["image"], head_of(batch))
         noise = torch.randn(clean.shape).to(clean)  # the same draw on every device
-        logsnr = self.schedule.logsnr(t.to(clean.device)) - self.config.noisier
-        logsnr = logsnr.clamp(min=float(self.schedule.logsnrs[-1]))
+        logsnr = self.schedule.logsnr(t.to(clean.device))
         answer = self.answer(q_sample(clean, noise, logsnr), logsnr, planes)
         error = answer - target(clean, noise, logsnr, self.config.objective)
         yield "model", self.loss(error, batch["classes"])
@@ -170,10 +170,18 @@ def assemble(
 
 
 def measure(network: nn.Module, items: SynthesisData) -> None:
-    """Give a wavelet network the statistics of a cohort's bands."""
-    statistics = BandStatistics()
-    for index in range(len(items)):
-        arrays = items.prepared(index)
-        image = torch.from_numpy(np.float32(arrays["image"]))
-        statistics.add(image, torch.from_numpy(np.array(arrays["classes"]) > 0))
+    """Give a wavelet network a cohort's mean brain, if it wants one, and the bands' statistics."""
+
+    def cases() -> Iterator[tuple[Tensor, Tensor]]:
+        for index in range(len(items)):
+            arrays = items.prepared(index)
+            image = torch.from_numpy(np.float32(arrays["image"]))
+            yield image, torch.from_numpy(np.array(arrays["classes"]))
+
+    atlas = mean_brain(cases()) if items.config.atlas else None
+    if atlas is not None:
+        network.get_buffer(ATLAS).copy_(atlas)
+    statistics = BandStatistics(atlas)
+    for image, classes in cases():
+        statistics.add(image, classes > 0)
     statistics.store(network)

@@ -16,11 +16,12 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
+from ddpm_lora.atlas import placed
 from ddpm_lora.config import BANDS, Config
 from synth.wavelet import dwt3, idwt3
 
 BACKGROUND = -1.0
-MEAN, SPREAD = "band_mean", "band_spread"  # buffers of a wavelet network
+MEAN, SPREAD, ATLAS = "band_mean", "band_spread", "atlas"  # buffers of a wavelet network
 LEAST_SPREAD = 1e-3  # of a band that is nearly empty; noise must not be blown up to unit size
 
 
@@ -53,9 +54,8 @@ def space_of(config: Config, network: nn.Module) -> Space:
     if config.space == "pixel":
         return Pixel()
     own = dict(network.named_buffers())
-    (mean,) = (v for k, v in own.items() if k.endswith(MEAN))
-    (spread,) = (v for k, v in own.items() if k.endswith(SPREAD))
-    return Wavelet(mean, spread)
+    found = {n: [v for k, v in own.items() if k.endswith(n)] for n in (MEAN, SPREAD, ATLAS)}
+    return Wavelet(found[MEAN][0], found[SPREAD][0], found[ATLAS][0] if config.atlas else None)
 
 
 @dataclass(frozen=True)
@@ -91,29 +91,39 @@ class Wavelet:
 
     Nearly all of the energy is in the low bands: without this, noise would drown the others, and
     the network would never see them. What is not head is known, and laid flat at the mean of the
-    brain: no capacity and no noise level is spent on the edge to the background.
+    brain: no capacity and no noise level is spent on the edge to the background. With an atlas the
+    mean is that of the place in the brain.
     """
 
     mean: Tensor  # (32,)
     spread: Tensor  # (32,)
+    atlas: Tensor | None = None  # (4, G, G, G) over the box of the head
 
     def state(self, image: Tensor, head: Tensor) -> Tensor:
         """(B, 4, X, Y, Z) → (B, 32, X/2, Y/2, Z/2), whitened; 0 in the background."""
-        flat = _column(self.mean[::BANDS] / math.sqrt(BANDS))  # of each contrast
-        laid = torch.where(head, image, flat)
-        return (dwt3(laid) - _column(self.mean)) / _column(self.spread)
+        return dwt3(torch.where(head, image - self._usual(head), 0.0)) / _column(self.spread)
 
     def image(self, state: Tensor, head: Tensor) -> Tensor:
         """Undo the whitening and the transform; the background is background."""
-        image = idwt3(state * _column(self.spread) + _column(self.mean))
-        return torch.where(head, image, BACKGROUND)
+        return torch.where(head, self.difference(state) + self._usual(head), BACKGROUND)
+
+    def _usual(self, head: Tensor) -> Tensor:
+        """The mean brain under this head, or the mean of all brain."""
+        if self.atlas is not None:
+            return placed(self.atlas, head)
+        return _column(self.mean[::BANDS] / math.sqrt(BANDS))  # of each contrast
 
     def difference(self, error: Tensor) -> Tensor:
         """Means cancel."""
         return idwt3(error * _column(self.spread))
 
     def condition(self, planes: Tensor) -> Tensor:
-        """Bands of the label planes (B, 4, …) → (B, 32, …/2): low bands are shares of a block."""
+        """Bands of the label planes (B, 4, …) → (B, 32, …/2): low bands are shares of a block.
+
+        With an atlas its bands follow, (B, 64, …/2).
+        """
+        if self.atlas is not None:
+            planes = torch.cat([planes, self._usual(planes.sum(1, keepdim=True) > 0)], dim=1)
         return dwt3(planes) / math.sqrt(BANDS)
 
     def weights(self, voxels: Tensor) -> Tensor:
@@ -129,11 +139,14 @@ def clamped(state: Tensor, head: Tensor, space: Space, ceiling: float) -> Tensor
 class BandStatistics:
     """Mean and spread of each band inside the brain, over a cohort."""
 
-    def __init__(self) -> None:
+    def __init__(self, atlas: Tensor | None = None) -> None:
+        self.atlas = atlas
         self.count, self.total, self.squares = 0, torch.zeros(()), torch.zeros(())
 
     def add(self, image: Tensor, brain: Tensor) -> None:
         """Take in one case: image (4, X, Y, Z), brain (X, Y, Z) bool."""
+        if self.atlas is not None:
+            image = image - placed(self.atlas, brain[None, None])[0]
         bands = dwt3(image[None].double())[0]  # (32, X/2, Y/2, Z/2)
         inside = F.avg_pool3d(brain[None].double(), 2)[0] == 1
         values = bands[:, inside]  # (32, N)

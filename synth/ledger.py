@@ -1,4 +1,4 @@
-"""What a study consists of and how far it is: stages, and study.json, which tells what they took."""
+"""What a study consists of and how far it is: stages, and study.json with what they took."""
 
 from __future__ import annotations
 

@@ -12,8 +12,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from synth.scale import Scale
 from synth.ledger import Stage
+from synth.scale import Scale
 
 FOLD = "{}"
 """Stands for the number of the fold where `synth launch --each` fills it in."""
@@ -169,6 +169,8 @@ def _scans(plan: Plan, fold: str, model: Sequence[str], pool: Sequence[str]) -> 
     yield stage("split", ("split", root, "--split", folds, "--out", split), "list real cases")
     kept = ("--append-to", split, "--kept", f"{out}_eval/kept.json")
     yield stage("kept", (*draw, *kept), "list the scans that passed, for training only")
+    if plan.spread:
+        yield stage("page", ("report", str(here), "--title", f"Fold {fold}"), "write its page")
 
 
 def _ground(plan: Plan) -> Iterator[Stage]:

@@ -258,7 +258,8 @@ def test_full_augmentation_leaves_nothing_for_that_arm(real, made, tmp_path):
 
 def phantoms(folder: Path, count: int, seed: int) -> list[Case]:
     verb("phantom", folder, "--cases", count, "--seed", seed)
-    return discover(folder)
+    cases = discover(folder)  # every cohort counts from 1
+    return [replace(c, id=f"BraTS-GLI-{1000 * seed + k:05d}-000") for k, c in enumerate(cases)]
 
 
 def verb(*words: object) -> str:

@@ -84,6 +84,7 @@ def test_help_needs_no_venv_and_lists_every_mode(checkout):
         (["SEDE=1"], "did you mean SEED=?"),
         (["test"], "did you mean MODE=test?"),
         (["MODE=check"], "MODE=check needs DATA_DIR="),
+        (["FROM_SCRATCH=yes"], "FROM_SCRATCH=yes is neither 1 nor 0"),
         (["SAMPLING_STEPS=5", "MODE=check", "DATA_DIR=x"], "MODE=check takes no SAMPLING_STEPS"),
     ],
 )
@@ -98,6 +99,23 @@ def test_a_wrong_word_is_one_line_and_exit_code_2(checkout, words, answer):
     ("words", "called"),
     [
         (["CASES=2"], ["-m", "synth", "demo", "--cases", "2"]),
+        (["FROM_SCRATCH=1"], ["-m", "synth", "demo", "--from-scratch"]),
+        (["FROM_SCRATCH=0"], ["-m", "synth", "demo"]),
+        (
+            ["MODE=study", "DATA_DIR=d", "PRESET=brats23", "FOLDS=5", "LAUNCHER=slurm"],
+            [
+                "-m",
+                "synth",
+                "study",
+                "d",
+                "--folds",
+                "5",
+                "--preset",
+                "brats23",
+                "--launcher",
+                "slurm",
+            ],
+        ),
         (["DATA_DIR=a b/*", "MODE=check"], ["-m", "synth", "check", "a b/*"]),
         (
             ["CHANNELS=t1n,t2f", "DATA_DIR=d", "MODE=c_train", "TRAIN_MODE=only_roi"],
@@ -155,8 +173,9 @@ def test_every_flag_of_the_table_exists_in_its_verb(mode):
         key, _, flag = pair.partition(":")
         if not flag:
             continue
-        assert flag.rstrip("+") in flags, f"MODE={mode} {key}"
-        assert (flags[flag.rstrip("+")].nargs == "+") == flag.endswith("+"), key
+        assert flag.rstrip("+?") in flags, f"MODE={mode} {key}"
+        takes = {"+": "+", "?": 0}.get(flag[-1])
+        assert flags[flag.rstrip("+?")].nargs == takes, key
     bare = [pair for pair in keys if ":" not in pair]
     assert len(bare) + len(words) - 1 == len(positional)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import subprocess
 import sys
 import time
@@ -240,7 +239,7 @@ def kill_in_a_trial(out: Path, worker: subprocess.Popen) -> None:
         time.sleep(0.01)
 
 
-@pytest.mark.parametrize("killed", [False, True])
+@pytest.mark.parametrize("killed", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_two_workers_on_one_journal_lose_no_trial_and_run_none_twice(tmp_path, monkeypatch, killed):
     pytest.importorskip("optuna")
     begin(tmp_path, COMMAND, TrainConfig(keep="loss"))
