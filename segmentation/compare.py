@@ -75,7 +75,7 @@ class Study:
     """Share of the slots that other cases take."""
     folds: tuple[int, ...] = ()
     """None: all of the split."""
-    seeds: tuple[int, ...] = (0,)
+    seeds: tuple[int, ...] = (0, 1, 2)
     inner_share: float = 0.2
     """Share of the training patients that choose the checkpoint."""
     conventions: tuple[Convention, ...] = ("2023", "2025")

@@ -1,7 +1,9 @@
 """Two arms of a study against each other, endpoint by endpoint, from their tables of scores.
 
 Both arms are scored on the same cases by the same seeds. Differences (treated − control) are
-averaged over seeds within a case first: seeds are no cases. One endpoint is declared before anyone
+averaged over seeds within a case first: seeds are no cases. But two trainings differ by luck on all
+cases alike, which no number of cases tells from an effect: the interval has both in it, and from a
+single training of each arm nothing is concluded. One endpoint is declared before anyone
 looks: mean Dice over WT, TC and ET by the convention of 2023, in which every case has a number (in
 2025 a region that both truth and prediction leave empty is nan, and a model that invents it there
 loses a pair instead of points). All else is secondary, Holm-adjusted over regions × metrics within
@@ -57,6 +59,8 @@ class Pairs:
     """Pairs of which one arm has a number that the other lacks."""
     by_seed: Mapping[int | None, float]
     """Seed → mean difference over cases."""
+    by_run: Mapping[tuple[int | None, int | None], float]
+    """(fold, seed) → mean difference: a training of each arm; none where no seed is told."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,6 +78,11 @@ class Contrast:
     treated_mean: float = math.nan
     mean: float = math.nan
     mean_interval: tuple[float, float] = (math.nan, math.nan)
+    """Over patients and, where arms were trained more than once, over luck in training."""
+    patients_interval: tuple[float, float] = (math.nan, math.nan)
+    """Over patients alone, for these very networks (bootstrap)."""
+    runs: int = 0
+    """Trainings of each arm; 0 where none is told: the predictions are compared as they are."""
     median: float = math.nan
     median_interval: tuple[float, float] = (math.nan, math.nan)
     p_value: float = math.nan
@@ -96,7 +105,7 @@ class Contrast:
     def direction(self) -> int:
         """1 for a gain and −1 for a loss that interval and test agree on, else 0."""
         low, high = self.mean_interval
-        if not self.p_value < paired.ALPHA or low <= 0 <= high:
+        if not self.p_value < paired.ALPHA or low <= 0 <= high or self.runs == 1:
             return 0
         return (1 if self.mean > 0 else -1) * (1 if METRICS[self.endpoint.metric][2] else -1)
 
@@ -125,12 +134,21 @@ def contrast(
     if not METRICS[endpoint.metric][2]:
         better, worse = worse, better
     alone = [str(i) for i in range(len(d))]
+    mean, error = float(d.mean()), paired.standard_error(d, pairs.patients)
+    interval = spread.mean if spread else found.mean_interval
+    luck, freedom = paired.training_error(pairs.by_run)
+    patients = float(found.patients)
+    if freedom and math.isfinite(error):
+        error, both = paired.combined([(error, found.patients - 1), (luck, freedom)])
+        interval, patients = paired.t_interval(mean, error, both), both + 1
     return replace(
         found,
         control_mean=float(pairs.control.mean()),
         treated_mean=float(pairs.treated.mean()),
-        mean=float(d.mean()),
-        mean_interval=spread.mean if spread else found.mean_interval,
+        mean=mean,
+        mean_interval=interval,
+        patients_interval=spread.mean if spread else found.patients_interval,
+        runs=len(pairs.by_run),
         median=float(np.median(d)),
         median_interval=spread.median if spread else found.median_interval,
         p_value=test.p_value if found.patients >= paired.LEAST_PATIENTS else math.nan,
@@ -138,7 +156,7 @@ def contrast(
         better=better,
         equal=test.zero,
         worse=worse,
-        detectable=paired.detectable(paired.standard_error(d, pairs.patients), found.patients),
+        detectable=paired.detectable(error, patients),
         detectable_if_independent=paired.detectable(paired.standard_error(d, alone), len(d)),
     )
 
@@ -177,7 +195,18 @@ def pair(
             seed: mean_of(b - a for (_, own), (a, b) in kept.items() if own == seed)
             for seed in dict.fromkeys(seed for _, seed in kept)
         },
+        by_run=_by_run(kept, {row.case: row.fold for row in control}),
     )
+
+
+def _by_run(
+    kept: Mapping[Run, tuple[float, float]], fold_of: Mapping[str, int | None]
+) -> dict[tuple[int | None, int | None], float]:
+    found: dict[tuple[int | None, int | None], list[float]] = {}
+    for (case, seed), (a, b) in kept.items():
+        if seed is not None:
+            found.setdefault((fold_of[case], seed), []).append(b - a)
+    return {run: float(np.mean(own)) for run, own in found.items()}
 
 
 def values(rows: Sequence[RegionScore], endpoint: Endpoint) -> dict[Run, dict[str, float]]:

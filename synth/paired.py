@@ -6,7 +6,7 @@ interval draws patients, and a test is given patients' means. `arms` puts them t
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -119,7 +119,45 @@ def standard_error(differences: np.ndarray, patients: Sequence[str]) -> float:
     return float(np.sqrt(count / (count - 1) * (sums**2).sum()) / len(d))
 
 
-def detectable(error: float, patients: int, *, power: float = POWER, alpha: float = ALPHA) -> float:
+def training_error(by_run: Mapping[tuple[int | None, int | None], float]) -> tuple[float, int]:
+    """Return the standard error that luck in training adds to a mean over runs, and its freedom.
+
+    `by_run` is (fold, seed) → mean difference. Seeds of one fold differ in luck alone. With a seed
+    a fold the folds stand in, whose cases differ too: too wide rather than too narrow. (nan, 0) for
+    a single run, of whose luck nothing is known.
+    """
+    folds: dict[int | None, list[float]] = {}
+    for (fold, _), value in by_run.items():
+        folds.setdefault(fold, []).append(value)
+    count = len(by_run)
+    freedom = count - len(folds)
+    if freedom:
+        within = sum(float(((np.array(own) - np.mean(own)) ** 2).sum()) for own in folds.values())
+        return float(np.sqrt(within / freedom / count)), freedom
+    if count > 1:
+        return float(np.std(list(by_run.values()), ddof=1) / np.sqrt(count)), count - 1
+    return np.nan, 0
+
+
+def combined(parts: Sequence[tuple[float, int]]) -> tuple[float, float]:
+    """Add independent standard errors (error, freedom); freedom by Satterthwaite (1946)."""
+    squares = np.array([error**2 for error, _ in parts])
+    total = float(squares.sum())
+    shares = sum(float(s) ** 2 / f for s, (_, f) in zip(squares, parts, strict=True) if s)
+    return total**0.5, total**2 / shares if shares else float(min(f for _, f in parts))
+
+
+def t_interval(
+    mean: float, error: float, freedom: float, *, level: float = 1 - ALPHA
+) -> tuple[float, float]:
+    """Return Student's interval of a mean."""
+    reach = float(stats.t.ppf((1 + level) / 2, freedom)) * error
+    return mean - reach, mean + reach
+
+
+def detectable(
+    error: float, patients: float, *, power: float = POWER, alpha: float = ALPHA
+) -> float:
     """Return the mean difference that a two-sided t-test of so many patients finds with `power`.
 
     `error` is the standard error of the mean. For many patients this is (z₀.₉₇₅ + z₀.₈) · error =

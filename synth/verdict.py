@@ -112,8 +112,16 @@ def verdict(found: Contrast) -> str:
         )
     if not found.better and not found.worse:
         return f"{lead}: no evidence that they differ, every difference is zero ({size}).{left_out}"
+    trained = "" if found.runs < 2 else f", {found.runs} trainings of each arm"
+    size += trained
     figures = f"{_interval(found, found.mean_interval)}, p = {found.p_value:.2g}, {size}"
     power = f" This sample would have shown {number(found, found.detectable)} with 80 % power."
+    if found.runs == 1:
+        return (
+            f"{lead}: nothing can be said from one training of each arm, {amount(found)} was seen "
+            f"({_interval(found, found.mean_interval)} over patients alone, {size}); luck in "
+            f"training shifts all cases alike, and further seeds tell how much.{left_out}"
+        )
     if found.direction:
         word = "gain" if found.direction > 0 else "loss"
         return f"{lead}: a {word} of {amount(found)} {figures}.{left_out}{power}"

@@ -187,7 +187,13 @@ def test_what_is_no_row_of_finite_numbers_is_refused(values) -> None:
 
 
 def arm(
-    shift: float, *, cases: int = 20, seeds=(0,), noise: float = 0.01, seed: int = 0, each: int = 1
+    shift: float,
+    *,
+    cases: int = 20,
+    seeds=(None,),
+    noise: float = 0.01,
+    seed: int = 0,
+    each: int = 1,
 ) -> list[RegionScore]:
     """Scores whose Dice is the case's own plus a shift; HD95 falls as Dice rises."""
     rng = np.random.default_rng(seed)
@@ -259,10 +265,60 @@ def test_seeds_are_averaged_within_a_case_and_are_no_cases() -> None:
     np.testing.assert_allclose(list(pairs.by_seed.values()), by_seed, rtol=1e-9)
     found = contrast({"a": base, "b": other}, "b", "a", Endpoint())
     assert found.cases == found.better + found.equal + found.worse == 20
-    assert found.detectable == found.detectable_if_independent
+    assert found.runs == 3
     # A seed of one arm only takes no part.
     fewer = [r for r in other if (r.case, r.seed) != ("c3", 2)]
     assert compare({"a": base, "b": fewer}, "b", "a").unpaired == 1
+
+
+def lucky(shift: float, luck: float, seeds: int, *, seed: int, folds: int = 1):
+    """An arm whose trainings shift all their cases alike."""
+    rng = np.random.default_rng(seed)
+    rows = []
+    for fold, run in itertools.product(range(folds), range(seeds)):
+        own = arm(shift + rng.normal(0, luck), seeds=(run,), noise=0.01, seed=seed * 99 + run)
+        rows += [replace(r, case=f"{fold}-{r.case}", patient=f"{fold}-{r.patient}", fold=fold)
+                 for r in own]  # fmt: skip
+    return rows
+
+
+def test_luck_in_training_is_no_effect() -> None:
+    """Equal arms, whose trainings differ by twice what cases do: cases alone cry wolf."""
+    wolf = {"patients": 0, "both": 0}
+    for k in range(60):
+        arms = {"a": lucky(0, 0.02, 3, seed=2 * k + 1), "b": lucky(0, 0.02, 3, seed=2 * k + 2)}
+        found = contrast(arms, "b", "a", Endpoint())
+        low, high = found.patients_interval
+        wolf["patients"] += not low <= 0 <= high
+        wolf["both"] += found.direction != 0
+    assert wolf["patients"] > 30  # of 60, where 3 were promised
+    assert wolf["both"] <= 6
+    # What is far larger than luck is still found.
+    arms = {"a": lucky(0, 0.02, 3, seed=1), "b": lucky(0.2, 0.02, 3, seed=2)}
+    found = contrast(arms, "b", "a", Endpoint())
+    assert found.direction == 1
+    assert "3 trainings of each arm" in verdict(found)
+
+
+def test_from_one_training_nothing_is_concluded() -> None:
+    arms = {"a": lucky(0, 0.02, 1, seed=1), "b": lucky(0.2, 0.02, 1, seed=2)}
+    found = contrast(arms, "b", "a", Endpoint())
+    assert found.direction == 0
+    assert found.patients_interval[0] > 0.1
+    assert "nothing can be said from one training of each arm, +0.1944" in verdict(found)
+
+
+def test_the_error_of_training_in_closed_form() -> None:
+    runs = {(0, 0): 1.0, (0, 1): 3.0, (1, 0): 7.0, (1, 1): 7.0}
+    assert paired.training_error(runs) == (pytest.approx((2 / 2 / 4) ** 0.5), 2)
+    apart = {(0, 0): 1.0, (1, 0): 3.0}  # folds stand in for seeds
+    assert paired.training_error(apart) == (pytest.approx(1.0), 1)
+    assert math.isnan(paired.training_error({(0, 0): 1.0})[0])
+    error, freedom = paired.combined([(3.0, 10), (4.0, 2)])
+    assert error == 5
+    assert freedom == pytest.approx(25**2 / (81 / 10 + 256 / 2))
+    low, high = paired.t_interval(1.0, 2.0, 4)
+    assert (low, high) == pytest.approx(stats.t.interval(0.95, 4, loc=1, scale=2))
 
 
 def test_patients_are_what_is_tested() -> None:

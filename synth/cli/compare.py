@@ -17,7 +17,7 @@ def compare(
     arms: tuple[str, ...] = ("base", "synthetic", "duplicated"),
     share: float = 0.5,
     folds: tuple[int, ...] = (),
-    seeds: tuple[int, ...] = (0,),
+    seeds: tuple[int, ...] = (0, 1, 2),
     inner_share: float = 0.2,
     preset: str = "tiny",
     tta: bool = False,
@@ -44,7 +44,7 @@ def compare(
         arms: base and what it is compared with.
         share: share of the slots that other cases take.
         folds: folds to test; default all.
-        seeds: trainings of each arm and fold.
+        seeds: trainings of each arm and fold; from one nothing can be concluded.
         inner_share: share of the training patients that choose the checkpoint.
         preset: named settings of segmentation; flags below override single ones.
         tta: average the answers to the eight mirror images.
