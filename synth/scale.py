@@ -77,11 +77,11 @@ DEMO = Scale(
     gate=("z_intensity<=8", "copied==0"),
     threads=2,
     seconds={
-        "cohort": 12, "check": 5, "folds": 2, "without": 2, "tested": 2, "masks": 8,
-        "masks_eval": 15, "healthy": 15, "inpainted": 10, "inpainted_eval": 30, "tumours": 15,
-        "lora": 150, "synthetic": 90, "synthetic_eval": 30, "split": 2, "kept": 5,
-        "comparison": 300, "report": 20, "pretraining": 12, "label_gan": 200, "wdm3d": 600,
-        "ddpm_lora": 700,
+        "cohort": 10, "check": 3, "folds": 1, "without": 1, "tested": 1, "masks": 4,
+        "masks_eval": 12, "healthy": 4, "inpainted": 5, "inpainted_eval": 7, "tumours": 5,
+        "lora": 90, "synthetic": 55, "synthetic_eval": 15, "split": 1, "kept": 4,
+        "comparison": 180, "report": 8, "pretraining": 10, "label_gan": 200, "wdm3d": 500,
+        "ddpm_lora": 600,
     },
 )  # fmt: skip
 TINY = replace(

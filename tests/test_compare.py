@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -252,6 +253,44 @@ def test_full_augmentation_leaves_nothing_for_that_arm(real, made, tmp_path):
     full = Config(augment="full", patch=(32, 32, 32))
     with pytest.raises(SynthError, match="no other than duplicated"):
         items_of("augmented", own, full, share=0.5, cache=ArrayCache(tmp_path))
+
+
+@pytest.mark.slow
+def test_five_kills_change_nothing(tmp_path):
+    real = [Entry(case=write_case(tmp_path / "real", k), fold=k // 4) for k in range(8)]
+    made = [
+        Entry(case=write_case(tmp_path / "made", 100 + k), fold=-1, source="x", seen_folds=())
+        for k in range(3)
+    ]
+    write_split(tmp_path / "split.json", split_of(real, made), tmp_path)
+
+    def command(out: str) -> list[str]:
+        words = [
+            "compare", tmp_path, "--split", tmp_path / "split.json", "-o", tmp_path / out,
+            "--arms", "base", "synthetic", "--seeds", 0, 1, "--steps", 12, "--batch-size", 1,
+            "--validate-every", 4, "--save-every", 4, "--preview-every", 0, "--width", 4,
+            "--patch", 32, 32, 32, "--spacing-mm", 1.0,
+        ]  # fmt: skip
+        return [sys.executable, "-m", "synth", *map(str, words)]
+
+    began = time.monotonic()
+    subprocess.run(command("whole"), check=True, capture_output=True, env=environment())
+    whole, rng = time.monotonic() - began, np.random.default_rng(0)
+    killed = 0
+    for _ in range(5):
+        process = subprocess.Popen(
+            command("killed"), env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        )
+        try:
+            process.wait(timeout=rng.uniform(0.2, 0.6) * whole)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            killed += 1
+        process.communicate()
+    assert killed >= 3
+    subprocess.run(command("killed"), check=True, capture_output=True, env=environment())
+    for name in ("per_case.csv", "table.md"):
+        assert (tmp_path / "killed" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
 
 
 # --- the proof: three studies whose answers are known -------------------------------------------
