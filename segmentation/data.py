@@ -46,10 +46,14 @@ def prepared(source: Case | Volume | Sequence[Volume], config: Config) -> tuple[
 def standardised(image: np.ndarray, brain: np.ndarray) -> np.ndarray:  # (C, x, y, z), (x, y, z)
     """Return brain z-scores / 3, not below air's -1; whatever gain and offset the scan has."""
     result = np.full(image.shape, AIR, np.float32)
-    for channel, out in zip(image, result, strict=True):
+    for modality, channel, out in zip(MODALITIES, image, result, strict=False):
         values = channel[brain]
         low, high = np.percentile(values, (TRIM, 100 - TRIM))
         core = values[(values >= low) & (values <= high)]
+        if not core.std() > 0:
+            raise SynthError(
+                f"{modality} has one value in the whole brain", hint="is it a mask? Give the scan"
+            )
         out[brain] = np.maximum((values - core.mean()) / (SIGMAS * core.std()), AIR)
     return result
 

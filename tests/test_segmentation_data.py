@@ -230,6 +230,8 @@ def test_fields_of_full_augmentation_keep_the_crop_about_its_centre():
 def bad(case: Case, kind: str) -> Case:
     if kind == "an empty scan":
         return rewritten(case, "t1c", np.zeros_like)
+    if kind == "a mask for a scan":
+        return rewritten(case, "t1n", lambda data: (data > 0).astype(np.float32))
     if kind == "a label outside":
         return rewritten(case, "seg", lambda data: data * 3)
     if kind == "another grid":
@@ -246,6 +248,7 @@ def bad(case: Case, kind: str) -> Case:
     ("kind", "words"),
     [
         ("an empty scan", "t1c: every voxel has the same value"),
+        ("a mask for a scan", "t1n has one value in the whole brain"),
         ("a label outside", "label 6 is outside the scheme brats2023"),
         ("another grid", "seg and t1n differ in shape"),
         ("no labels", "no seg file"),
