@@ -72,30 +72,32 @@ DEMO = Scale(
     },
     adapting=("--steps", "80", "--validate-every", "0", "--save-every", "20"),
     sampling=("--steps", "12"),
-    compare=("--steps", "150", "--warmup-steps", "20", "--validate-every", "75",
-             "--save-every", "25", "--preview-every", "0"),
+    compare=("--seeds", "0", "1", "2", "--steps", "150", "--warmup-steps", "20",
+             "--validate-every", "75", "--save-every", "25", "--preview-every", "0"),
     gate=("z_intensity<=8", "copied==0"),
     threads=2,
     seconds={
         "cohort": 10, "check": 3, "folds": 1, "without": 1, "tested": 1, "masks": 4,
         "masks_eval": 12, "healthy": 4, "inpainted": 5, "inpainted_eval": 7, "tumours": 5,
         "lora": 90, "synthetic": 55, "synthetic_eval": 15, "split": 1, "kept": 4,
-        "comparison": 180, "report": 8, "pretraining": 10, "label_gan": 200, "wdm3d": 500,
+        "comparison": 420, "report": 8, "pretraining": 10, "label_gan": 200, "wdm3d": 500,
         "ddpm_lora": 600,
     },
 )  # fmt: skip
 TINY = replace(
     DEMO, title="", cases=0, tested=0, holes=0, drawings=100,
-    training=dict.fromkeys(DEMO.training, ()), adapting=(), sampling=(), compare=(),
-    seconds={**DEMO.seconds, "lora": 1200, "comparison": 1600, "synthetic": 300},
+    training=dict.fromkeys(DEMO.training, ()), adapting=(), sampling=(),
+    compare=("--seeds", "0", "1", "2"),
+    seconds={**DEMO.seconds, "lora": 1200, "comparison": 4800, "synthetic": 300},
 )  # fmt: skip
 BRATS23 = Scale(
     preset="brats23",
+    compare=("--seeds", "0", "1", "2"),
     seconds={
         "check": HOUR / 4, "masks": HOUR / 10, "masks_eval": HOUR / 2, "holes": HOUR,
         "healthy": HOUR / 4, "inpainted": HOUR / 4, "inpainted_eval": HOUR / 2, "tumours": HOUR,
         "lora": 2 * HOUR, "synthetic": 3 * HOUR, "synthetic_eval": HOUR, "label_gan": 20 * HOUR,
-        "wdm3d": 70 * HOUR, "ddpm_lora": 90 * HOUR, "comparison": 75 * HOUR, "report": 120,
+        "wdm3d": 70 * HOUR, "ddpm_lora": 90 * HOUR, "comparison": 225 * HOUR, "report": 120,
     },
 )  # fmt: skip
 SCALES = {"tiny": TINY, "brats23": BRATS23}

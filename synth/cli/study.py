@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from pathlib import Path
 from typing import Literal
 
@@ -10,8 +9,6 @@ from synth.errors import SynthError
 from synth.story import Plan
 
 SHIPPED = Path(__file__).parents[2] / "weights"
-
-log = logging.getLogger(__name__)
 
 
 def study(
@@ -131,10 +128,21 @@ def _told(plan: Plan, *, show: bool) -> int:
         for stage in stages:
             print(f"# {stage.name}: {stage.purpose}\n{stage.command}")
         return 0
+    _show_cohort(plan)
     run(stages, plan.out, threads=plan.scale.threads)
     print(f"\nLook at {plan.out}/report.html")
     print(f"Each step is a command of its own: they are in {plan.out}/study.json")
     return 0
+
+
+def _show_cohort(plan: Plan) -> None:
+    """Put a link to the cohort where the report looks for it."""
+    for folder in {plan.out, *(plan.of_fold(str(fold)) for fold in plan.folds)}:
+        link = folder / "cohort"
+        if not plan.scale.cases and not link.exists() and plan.data.is_dir():
+            folder.mkdir(parents=True, exist_ok=True)
+            link.unlink(missing_ok=True)  # one that leads nowhere
+            link.symlink_to(plan.data.resolve(), target_is_directory=True)
 
 
 def _folds(split: Path | None, data: Path, count: int) -> tuple[list[int], int]:

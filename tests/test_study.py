@@ -1,0 +1,377 @@
+"""The whole story: a pure list of command lines, nothing leaking, no kill that does harm."""
+
+import json
+import logging
+import os
+import random
+import re
+import shlex
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from synth import deal, scale
+from synth.case import Case
+from synth.cli import function, main
+from synth.cli.parser import build
+from synth.errors import SynthError
+from synth.ledger import STATE, Ledger, Outcome, Stage, network_calls
+from synth.split import Entry, Split, read_split
+from synth.story import Plan, stages_of
+from synth.study import run
+
+ROOT = Path(__file__).parents[1]
+STUB = "tests.toy_verb"
+WEIGHTS = {"label_gan": Path("w/gan"), "wdm3d": Path("w/wdm"), "base": Path("w/base")}
+
+
+def plan(kind: str) -> Plan:
+    demo = Plan(out=Path("s"), data=Path("s/cohort"), folds=(1,), scale=scale.DEMO)
+    real = Plan(out=Path("s"), data=Path("d"), folds=(0, 1, 2), scale=scale.BRATS23, dealt=3)
+    slurm = {"launcher": "slurm", "cluster": ("slurm_partition=gpu", "mem_gb=64")}
+    return {
+        "demo": replace(demo, **WEIGHTS),
+        "from scratch": replace(demo, from_scratch=True),
+        "tiny": replace(real, scale=scale.TINY, folds=(0, 1), split=Path("f.json"), **WEIGHTS),
+        "brats23": real,
+        "one fold": replace(real, folds=(2,)),
+        "slurm": replace(real, **slurm),
+        "slurm, one fold": replace(real, folds=(2,), **slurm),
+    }[kind]
+
+
+PLANS = ("demo", "from scratch", "tiny", "brats23", "one fold", "slurm", "slurm, one fold")
+
+
+def parsed(words: Sequence[str]) -> dict:
+    verb, *rest = words
+    work = function(verb)
+    settings = getattr(work, "settings", lambda _: ())(rest)
+    return build(work, prog=f"synth {verb}", settings=settings).parse(rest)
+
+
+def verbs(stages: Sequence[Stage]) -> Iterator[tuple[str, list[str]]]:
+    """Yield (stage, words) as they reach a verb: launched ones once for each fold."""
+    for stage in stages:
+        if stage.words[0] != "launch":
+            yield stage.name, list(stage.words)
+            continue
+        cut = stage.words.index("--")
+        launched = parsed(stage.words[:cut])
+        assert bool(launched["shards"]) != bool(launched["each"])
+        inner = list(stage.words[cut + 1 :])
+        assert not launched["each"] or any("{}" in word for word in inner)
+        for fold in launched["each"] or ["no"]:
+            yield stage.name, [word.replace("{}", fold) for word in inner]
+
+
+@pytest.mark.parametrize("kind", PLANS)
+def test_every_stage_is_a_command_line_of_its_verb(kind: str) -> None:
+    stages = stages_of(plan(kind))
+    assert len({stage.name for stage in stages}) == len(stages)
+    for _, words in verbs(stages):
+        parsed(words)
+    assert [s.name for s in stages if s.always] == ["report"]
+    assert stages_of(plan(kind)) == stages
+
+
+@pytest.mark.parametrize("kind", PLANS)
+def test_no_stage_reads_what_a_later_one_writes(kind: str) -> None:
+    own = plan(kind)
+    study, root = str(own.out.resolve()), str(own.root)
+    written: list[str] = []
+    for name, words in verbs(stages_of(own)):
+        values = parsed(words)
+        if words[0] == "report":  # of whatever there is
+            continue
+        outputs = [values.get("out"), values.get("append_to")]
+        if words[0] == "phantom":
+            outputs = [words[1]]
+        made = {str(Path(path).resolve()) for path in outputs if path is not None}
+        for word in words:
+            path = str(Path(word).resolve())
+            if not path.startswith(f"{study}/") or path in made or word in (root, str(own.out)):
+                continue
+            assert any(path == w or path.startswith(f"{w}/") for w in written), (name, word)
+        written += made
+    assert f"{study}/comparison" in written
+
+
+@pytest.mark.parametrize("kind", PLANS)
+def test_what_serves_a_fold_never_sees_it(kind: str) -> None:
+    own = plan(kind)
+    study, seen = own.out, 0
+    puts_aside = {}
+    for name, words in verbs(stages_of(own)):
+        values = parsed(words)
+        split = str(values.get("split") or "")
+        folder = str(values.get("out") or "")
+        if words[0] == "split":
+            puts_aside[folder] = values["testing"]
+            continue
+        trains = words[0] == "train" and not folder.startswith(f"{study}/weights/")
+        places = words[0] == "masks" and values["data"] and not folder.endswith("/healthy")
+        if trains or places:
+            parts = re.search(r"without_fold(\d)(\.json|/split\.json)$", split)
+            assert parts, (name, split)
+            fold = int(parts[1])
+            assert puts_aside[f"{study}/without_fold{fold}.json"] == [fold]
+            if own.spread:
+                assert folder.startswith(f"{study}/fold{fold}/")
+            assert fold in own.folds
+            seen += 1
+        if words[0] == "sample":
+            assert values["fold"] in own.folds
+            if own.spread:
+                assert folder == f"{study}/fold{values['fold']}/synthetic"
+        for model in re.findall(r"\S*/(?:label_gan|wdm3d|lora)/\S+", " ".join(words)):
+            # nothing that a tested fold chose
+            assert model.endswith("/last") or words[0] == "train", model
+    assert seen >= 2 * len(own.folds)
+
+
+def cases(count: int) -> list[Case]:
+    return [Case(id=f"BraTS-GLI-{i:05d}-{scan:03d}", files={"t1n": Path(f"/d/{i}-{scan}.nii.gz")})
+            for i in range(count) for scan in (0, 1)]  # fmt: skip
+
+
+def test_patients_are_dealt_whole_and_put_aside_whole() -> None:
+    dealt = deal.deal(cases(7), sizes=(4, 3), seed=3)
+    of = {fold: {e.case.patient for e in dealt.training if e.fold == fold} for fold in (0, 1)}
+    assert (len(of[0]), len(of[1])) == (4, 3)
+    assert not of[0] & of[1]
+    without = deal.without(dealt, (1,))
+    assert {e.case.patient for e in without.training} == of[0]
+    assert {e.case.patient for e in without.testing} == of[1]
+    assert {e.case.patient for e in deal.only(dealt, (1,)).training} == of[1]
+    with pytest.raises(SynthError, match="4 \\+ 4 patients, but there are 7"):
+        deal.deal(cases(7), sizes=(4, 4), seed=3)
+    with pytest.raises(SynthError, match="no fold 2"):
+        deal.without(dealt, (2,))
+    torn = Split(training=tuple(replace(e, fold=i % 2) for i, e in enumerate(dealt.training)))
+    with pytest.raises(SynthError, match="in another"):
+        deal.without(torn, (1,))
+    assert deal.kept_or_dealt(dealt, count=0, sizes=(), seed=9) == dealt
+    with pytest.raises(SynthError, match="already"):
+        deal.kept_or_dealt(dealt, count=5, sizes=(), seed=9)
+
+
+def test_made_cases_of_two_folds_are_joined_under_ids_of_their_own() -> None:
+    dealt = deal.deal(cases(3), count=3, seed=0)
+    source = dealt.training[0].case
+    made = Entry(case=Case(id=f"{source.id}-tumour00-synth00", files={}), fold=-1,
+                 source=source.id, seen_folds=(0,))  # fmt: skip
+    splits = [replace(dealt, training=(*dealt.training, made))] * 2
+    found = [e for e in deal.joined(splits).training if e.source]
+    assert len({e.case.id for e in found}) == 2
+    assert {e.case.patient for e in found} == {source.patient}
+    assert {e.case.origin for e in found} == {source.id}
+    assert deal.real(deal.joined(splits)) == list(dealt.training)
+    with pytest.raises(SynthError, match="differ in their real cases"):
+        deal.joined([splits[0], deal.deal(cases(4), count=3, seed=0)])
+
+
+def test_a_split_that_has_made_cases_already_is_left_as_it_is(tmp_path: Path) -> None:
+    for case in cases(2):
+        path = tmp_path / "data" / case.id / f"{case.id}-t1n.nii.gz"
+        path.parent.mkdir(parents=True)
+        path.touch()
+    file = tmp_path / "folds.json"
+    words = ["split", str(tmp_path / "data"), "-o", str(file), "--folds", "2"]
+    assert main(words) == 0
+    assert {e.fold for e in read_split(file).training} == {0, 1}
+    values = json.loads(file.read_text())
+    row = dict(values["training"][0], case="a-synth00", source=values["training"][0]["case"])
+    values["training"].append(row | {"fold": -1})
+    file.write_text(json.dumps(values))
+    before = file.read_bytes()
+    assert main(words) == 0
+    assert file.read_bytes() == before
+    assert main([*words, "--seed", "1"]) in (0, 2)  # the same folds by chance, or refused
+    assert file.read_bytes() == before
+    assert main([*words[:2], "-o", str(file), "--sizes", "1", "1", "--only", "0"]) == 2
+
+
+def stub(name: str, *words: str, folder: Path, always: bool = False) -> Stage:
+    verb, *rest = words
+    return Stage(
+        name=name, words=(verb, str(folder / f"{name}.txt"), *rest), purpose="pretend",
+        always=always,
+    )  # fmt: skip
+
+
+def calls(folder: Path, name: str) -> int:
+    path = folder / f"{name}.txt"
+    return len(path.read_text().splitlines()) if path.exists() else 0
+
+
+def states(out: Path) -> dict[str, str]:
+    return {s["name"]: s["state"] for s in json.loads((out / STATE).read_text())["stages"]}
+
+
+def test_what_is_done_is_not_done_again_but_the_report(tmp_path: Path) -> None:
+    stages = [stub("a", "go", folder=tmp_path), stub("b", "go", folder=tmp_path),
+              stub("page", "go", folder=tmp_path, always=True)]  # fmt: skip
+    for _ in range(2):
+        run(stages, tmp_path / "s", program=STUB)
+    assert [calls(tmp_path, n) for n in ("a", "b", "page")] == [1, 1, 2]
+    (first, *_) = json.loads((tmp_path / "s" / STATE).read_text())["stages"]
+    assert shlex.split(first["command"]) == ["synth", "go", str(tmp_path / "a.txt")]
+    assert first["seconds"] > 0
+    assert 5 < first["peak_memory_mb"] < 1000
+    assert first["started"] is not None
+    # other words: that stage again, and what may depend on it
+    stages[1] = replace(stages[1], words=(*stages[1].words, "more"))
+    run(stages, tmp_path / "s", program=STUB)
+    assert [calls(tmp_path, n) for n in ("a", "b", "page")] == [1, 2, 3]
+
+
+def test_a_failed_stage_says_which_and_how_to_go_on(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    stages = [stub("a", "go", folder=tmp_path), stub("b", "fail", "1", folder=tmp_path),
+              stub("c", "go", folder=tmp_path)]  # fmt: skip
+    with (
+        caplog.at_level(logging.INFO, logger="synth"),
+        pytest.raises(SynthError, match=r"stage b failed \(1\): synth fail ") as caught,
+    ):
+        run(stages, tmp_path / "s", program=STUB)
+    assert "the same command goes on" in caught.value.hint
+    assert "call 1 of fail" in caplog.text
+    assert states(tmp_path / "s") == {"a": "done", "b": "failed", "c": "waiting"}
+    run(stages, tmp_path / "s", program=STUB)
+    assert set(states(tmp_path / "s").values()) == {"done"}
+    assert [calls(tmp_path, n) for n in "abc"] == [1, 2, 1]
+
+
+def test_a_stage_that_is_killed_is_named_and_taken_up_again(tmp_path: Path) -> None:
+    stages = [stub("a", "die", folder=tmp_path)]
+    with pytest.raises(SynthError, match="stage a was ended by SIGKILL"):
+        run(stages, tmp_path / "s", program=STUB)
+    run(stages, tmp_path / "s", program=STUB)
+    assert states(tmp_path / "s") == {"a": "done"}
+
+
+SCRIPT = """
+import sys
+from pathlib import Path
+from tests.test_study import stub, STUB
+from synth.study import run
+folder = Path(sys.argv[1])
+seconds = {"a": "0", "b": sys.argv[2], "c": "0"}
+stages = [stub(n, "save", s, folder=folder) for n, s in seconds.items()]
+try: run(stages, folder / "s", program=STUB)
+except KeyboardInterrupt: sys.exit(130)
+"""
+
+
+def begun(folder: Path, seconds: float) -> subprocess.Popen:
+    """Start a study of three stages, the second of which takes its time, and wait for that."""
+    return subprocess.Popen(
+        [sys.executable, "-c", SCRIPT, str(folder), str(seconds)], cwd=ROOT,
+        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True,
+    )  # fmt: skip
+
+
+def wait_for(path: Path) -> None:
+    end = time.monotonic() + 60
+    while not path.exists():
+        assert time.monotonic() < end, path
+        time.sleep(0.02)
+
+
+def test_a_killed_study_waits_for_the_stage_it_left_behind(tmp_path: Path) -> None:
+    process = begun(tmp_path, 3)
+    wait_for(tmp_path / "b.txt")
+    busy_until = time.monotonic() + 2.5  # of 3; less what it took to be seen
+    process.kill()  # the stage goes on alone
+    process.wait()
+    assert states(tmp_path / "s")["b"] == "running"
+    again = begun(tmp_path, 0)
+    assert again.wait(60) == 0
+    assert time.monotonic() > busy_until
+    assert set(states(tmp_path / "s").values()) == {"done"}
+    assert [calls(tmp_path, n) for n in "abc"] == [1, 2, 1]
+
+
+def test_asked_to_stop_a_study_lets_its_stage_save(tmp_path: Path) -> None:
+    process = begun(tmp_path, 60)
+    wait_for(tmp_path / "b.txt")
+    time.sleep(0.3)  # the stub's handler
+    process.terminate()
+    assert process.wait(60) == 130
+    assert states(tmp_path / "s") == {"a": "done", "b": "stopped", "c": "waiting"}
+
+
+def test_killed_at_random_moments_it_ends_all_the_same(tmp_path: Path) -> None:
+    rng = random.Random(5)
+    for _ in range(4):
+        process = begun(tmp_path, 0.3)
+        time.sleep(rng.uniform(0.2, 1.2))
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+    assert begun(tmp_path, 0.3).wait(60) == 0
+    assert set(states(tmp_path / "s").values()) == {"done"}
+
+
+def test_what_is_left_follows_the_measured_speed(tmp_path: Path) -> None:
+    stages = [replace(stub(n, "go", folder=tmp_path), seconds=1000.0) for n in "abcd"]
+    ledger = Ledger(tmp_path, stages)
+    assert ledger.seconds_left(0) == 4000
+    for stage in stages[:2]:
+        ledger.begin(stage)
+        ledger.end(stage, "done", Outcome(code=0, seconds=2030.0, peak_memory_mb=1.0))
+    # (60 + 2 * 2030) / (60 + 2 * 1000) = 2: twice as slow as expected
+    assert ledger.seconds_left(2, 500.0) == pytest.approx(2000 - 500 + 2000)
+    assert Ledger(tmp_path, stages).seconds_left(2) == pytest.approx(4000)
+
+
+def test_network_calls_are_those_of_the_records(tmp_path: Path) -> None:
+    assert network_calls(tmp_path) is None
+    (tmp_path / "records").mkdir()
+    for name, count in (("a", 20), ("b", 1)):
+        (tmp_path / "records" / f"{name}.json").write_text(json.dumps({"network_calls": count}))
+    assert network_calls(tmp_path) == 21
+
+
+def test_the_verbs_show_their_stages(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["demo", "-o", str(tmp_path / "s"), "--from-scratch", "--show"]) == 0
+    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("synth ")]
+    assert [shlex.split(line)[1] for line in lines[:3]] == ["phantom", "check", "split"]
+    assert not (tmp_path / "s").exists()
+    words = ["study", "data", "-o", str(tmp_path / "s"), "--preset", "brats23", "--show"]
+    assert main([*words, "--folds", "3"]) == 0
+    assert "--folds 0 1 2" in capsys.readouterr().out
+    assert main([*words, "--folds", "3", "--fold", "3"]) == 2
+    assert "no fold 3 in this study → it has [0, 1, 2]" in capsys.readouterr().err
+    assert main(["demo", "--cases", "3"]) == 2
+
+
+@pytest.mark.slow
+def test_a_small_story_is_told_to_its_end(tmp_path: Path) -> None:
+    """Ten patients and a few steps of everything, from nothing; then only the page again."""
+    few = dict.fromkeys(scale.DEMO.training, ("--steps", "2", "--batch-size", "1"))
+    small = replace(
+        scale.demo(10), pretraining=4, drawings=6, holes=1, training=few,
+        adapting=("--steps", "2"), sampling=("--steps", "2"), gate=("z_intensity<=1e9",),
+        compare=("--seeds", "0", "--steps", "2", "--warmup-steps", "1", "--width", "4"), threads=1,
+    )  # fmt: skip
+    own = Plan(out=tmp_path, data=tmp_path / "cohort", folds=(1,), scale=small, from_scratch=True)
+    run(stages_of(own), tmp_path, threads=1)
+    assert set(states(tmp_path).values()) == {"done"}
+    made = [e for e in read_split(tmp_path / "split.json").training if e.source]
+    tested = {e.case.patient for e in read_split(tmp_path / "without_fold1.json").testing}
+    assert made
+    assert not tested & {e.case.patient for e in made}
+    assert {e.seen_folds for e in made} == {(0,)}
+    before = {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*.nii.gz")}
+    page = (tmp_path / "report.html").stat().st_mtime_ns
+    run(stages_of(own), tmp_path, threads=1)
+    assert before == {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*.nii.gz")}
+    assert (tmp_path / "report.html").stat().st_mtime_ns > page
