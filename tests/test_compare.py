@@ -338,7 +338,8 @@ def test_known_answers(tmp_path, scenario):
     write_split(tmp_path / "split.json", split_of(tested, train, made), tmp_path)
     said = verb(
         "compare", tmp_path, "--split", tmp_path / "split.json", "-o", tmp_path / "study",
-        "--folds", 1, "--arms", "base", "synthetic", "--steps", 200, "--inner-share", 0.25,
+        "--folds", 1, "--arms", "base", "synthetic", "--inner-share", 0.25, "--steps",
+        {"copies": 200, "more": 400, "noise": 200}[scenario],
         "--validate-every", 100, "--preview-every", 0, "--seeds", 0, 1, 2, "--share",
         {"copies": 0.5, "more": 0.8, "noise": 0.8}[scenario],
     )  # fmt: skip

@@ -71,9 +71,9 @@ class Study:
         return path.read_text(encoding="utf-8") if path.is_file() else ""
 
     def records(self, part: str) -> list[Source]:
-        """Return the manifests of the single cases of a part."""
-        folder = self.root / part / "records"
-        names = sorted(p.relative_to(self.root).as_posix() for p in folder.glob("*.json"))
+        """Return the manifests of the single cases of a part, in whichever folder of it."""
+        folder = self.root / part
+        names = sorted(p.relative_to(self.root).as_posix() for p in folder.rglob("records/*.json"))
         return [Source(name=name, values=read_json(self.root / name)) for name in names]
 
     @cached_property
