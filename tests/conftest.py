@@ -10,11 +10,19 @@ import pytest
 import torch
 from scipy import ndimage
 
+from synth import log
 from synth.volume import Volume
 
 torch.set_num_threads(1)  # small tensors: a second thread only waits (and xdist has the other core)
 LPS = np.array([[-1.0, 0, 0, 0], [0, -1, 0, 23], [0, 0, 1, 0], [0, 0, 0, 1]])
 FIXTURES = Path(__file__).parents[2] / "shared" / "fixtures"
+
+
+@pytest.fixture(autouse=True)
+def quiet_after_each_test():
+    """A verb that a test cut off leaves its log handlers to nobody."""
+    yield
+    log.silence()
 
 
 def brain(shape: tuple[int, int, int] = (20, 24, 18), seed: int = 0) -> np.ndarray:

@@ -339,7 +339,7 @@ def test_known_answers(tmp_path, scenario):
     said = verb(
         "compare", tmp_path, "--split", tmp_path / "split.json", "-o", tmp_path / "study",
         "--folds", 1, "--arms", "base", "synthetic", "--inner-share", 0.25, "--steps",
-        {"copies": 200, "more": 400, "noise": 200}[scenario],
+        {"copies": 200, "more": 800, "noise": 200}[scenario],
         "--validate-every", 100, "--preview-every", 0, "--seeds", 0, 1, 2, "--share",
         {"copies": 0.5, "more": 0.8, "noise": 0.8}[scenario],
     )  # fmt: skip

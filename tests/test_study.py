@@ -5,6 +5,7 @@ import logging
 import os
 import random
 import re
+import resource
 import shlex
 import signal
 import subprocess
@@ -224,7 +225,9 @@ def test_what_is_done_is_not_done_again_but_the_report(tmp_path: Path) -> None:
     (first, *_) = json.loads((tmp_path / "s" / STATE).read_text())["stages"]
     assert shlex.split(first["command"]) == ["synth", "go", str(tmp_path / "a.txt")]
     assert first["seconds"] > 0
-    assert 5 < first["peak_memory_mb"] < 1000
+    # Linux counts what the forking process held, here all that other tests have loaded.
+    here = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
+    assert 5 < first["peak_memory_mb"] < here + 500
     assert first["started"] is not None
     # other words: that stage again, and what may depend on it
     stages[1] = replace(stages[1], words=(*stages[1].words, "more"))
