@@ -6,7 +6,7 @@ cerebellum then lie about where they belong, which is all that a beginning needs
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import torch
 import torch.nn.functional as F  # noqa: N812
@@ -37,7 +37,7 @@ def mean_brain(cases: Iterable[tuple[Tensor, Tensor]]) -> Tensor:
     return torch.where(weight > LEAST, total / weight.clamp(min=LEAST), overall)
 
 
-def _within(mask: Tensor, shape: torch.Size) -> Tensor:  # (X, Y, Z, 3) in −1 … 1 over the box
+def _within(mask: Tensor, shape: Sequence[int]) -> Tensor:  # (X, Y, Z, 3) in −1 … 1 over the box
     low, high = _box(mask)
     lines = [
         (torch.arange(n, device=mask.device) - a) / max(b - a, 1) * 2 - 1

@@ -76,7 +76,7 @@ def convert(
             ours[key] = value.transpose(0, 1).contiguous()
     config = Config(
         network=_size(ours, source_name),  # ty: ignore[invalid-argument-type]
-        kernel=int(ours["encoder.0.0.depthwise.weight"].shape[-1]),  # ty: ignore
+        kernel=int(ours["encoder.0.0.depthwise.weight"].shape[-1]),
         width=len(ours["stem.weight"]),
         deep_supervision="heads.1.weight" in ours,
     )
