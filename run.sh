@@ -27,7 +27,7 @@ MODES=(
   'test     | dev  | fast_tests        | WORKERS:--numprocesses | the tests, without the slow proofs'
   'test_all | dev  | all_tests         | WORKERS:--numprocesses | all tests'
   'lint     | dev  | lint              | | ruff and ty'
-  'setup    | core | true              | EXTRAS:- DEVICE:- | only set up; EXTRAS=dev,cluster,viewer adds optional parts'
+  'setup    | core | true              | EXTRAS:- DEVICE:- | only set up; EXTRAS=dev,cluster adds optional parts'
   'help     | none | show_help         | | this list'
 )
 

@@ -40,7 +40,7 @@ from synth.synthesis_segmenter import Segmenter
 
 CALLS = (5, 10, 20, 50, 250)
 SAMPLERS = ("ddpm", "ddim", "dpmpp_2m")
-HEAD = ["sampler", "calls", "KID [95 %]", "MMD² [95 %]", "Dice", "|z|", "signs", "s/volume"]
+HEAD = ["sampler", "calls", "KID [95 %]", "MMD² [95 %]", "Dice", "z", "signs", "s/volume"]
 
 
 @dataclass(frozen=True, kw_only=True)

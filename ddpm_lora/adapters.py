@@ -1,8 +1,8 @@
 """LoRA adapters on disk: peft's files, and a pointer to the base they belong to.
 
-An adapter folder holds peft's own `adapter_config.json` and `adapter_model.safetensors`, and our
-`config.json` (also in the metadata of the safetensors file) that names the base. Reading them needs
-no peft; using them is merging them (merging.py).
+An adapter folder holds peft's own `adapter_config.json` and `adapter_model.safetensors`, our
+`config.json` (also in the metadata of the safetensors file) that names the base, and a card.
+Reading them needs no peft; using them is merging them (merging.py).
 """
 
 from __future__ import annotations
@@ -19,12 +19,15 @@ from typing import Any
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from ddpm_lora.config import Config
+from ddpm_lora.spaces import ATLAS, EDGE, MEAN, SPREAD
 from synth import checkpoint, manifest
-from synth.checkpoint import ADAPTER, ADAPTER_CONFIG, CONFIG, FORMAT, TORN, Checkpoint
-from synth.config import read_json, to_dict
+from synth.checkpoint import ADAPTER, ADAPTER_CONFIG, CARD, CONFIG, FORMAT, TORN, Checkpoint
+from synth.config import from_dict, read_json, to_dict
 from synth.errors import SynthError
 
 PREFIX = "base_model.model."  # peft's, before every name
+OF_THE_SITE = (MEAN, SPREAD, EDGE, ATLAS)  # measured, not learned
 UNSUPPORTED = ("use_dora", "lora_bias", "fan_in_fan_out", "use_qalora")
 
 
@@ -81,6 +84,34 @@ def write(
     described = {**settings, "base_model_name_or_path": pointer}
     (folder / ADAPTER_CONFIG).write_text(json.dumps(described, indent=1) + "\n", encoding="utf-8")
     shutil.copymode(folder / CONFIG, folder / ADAPTER)  # safetensors writes for the owner alone
+    count = sum(t.numel() for name, t in tensors.items() if name not in OF_THE_SITE)
+    (folder / CARD).write_text(checkpoint.card(metadata, count), encoding="utf-8")
+
+
+def publish(source: str | Path, out: str | Path, *, base: str | Path) -> Path:
+    """Copy an adapter without what only its training needs; the copy points to `base` from there.
+
+    `base` holds the weights it was made on, maybe rounded to 16 bits.
+    """
+    adapter, out = read(source), Path(out)
+    loaded = checked(checkpoint.load(base), adapter)
+    if (out / checkpoint.WEIGHTS).exists():
+        raise SynthError(f"{out} holds a whole network", hint="choose another --out")
+    if not adapter.facts:
+        raise SynthError(
+            f"{adapter.folder} says nothing of itself", hint="its config.json is missing"
+        )
+    written = {"format", "config", "base", "versions", "git"}
+    with checkpoint.staged(out) as folder:
+        write(
+            folder,
+            tensors=adapter.tensors,
+            settings=adapter.settings,
+            base=pointer_to(loaded),
+            config=from_dict(Config, adapter.facts["config"]),
+            **{k: v for k, v in adapter.facts.items() if k not in written},
+        )
+    return out
 
 
 def pointer_to(base: Checkpoint) -> dict[str, Any]:

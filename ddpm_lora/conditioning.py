@@ -88,14 +88,16 @@ def dropped(planes: Tensor, label_drop: float, brain_drop: float) -> Tensor:
     return torch.where(draw < brain_drop, unconditioned(planes), planes)
 
 
-def voxel_weights(classes: Tensor, balance: float) -> Tensor:
+def voxel_weights(classes: Tensor, balance: float, *, background: bool = True) -> Tensor:
     """Weights ~ n^-balance for the voxels of a region of n; (B, 1, X, Y, Z), of mean 1 each item.
 
-    0 counts voxels alike, 1 gives every region that is there the same say.
+    0 counts voxels alike, 1 gives every region that is there the same say. Without `background`
+    that has none.
     """
     hot = F.one_hot(classes.long(), CLASSES + 1).flatten(1, 3)  # (B, N, 5)
     sizes = hot.sum(1).clamp(min=1).float()  # (B, 5)
     share = sizes**-balance
+    share[:, 0] *= background
     weights = share.gather(1, classes.long().flatten(1))  # (B, N)
     weights = (weights / weights.mean(1, keepdim=True)).clamp(max=HEAVIEST)
     weights = weights / weights.mean(1, keepdim=True)

@@ -56,7 +56,7 @@ class Config:
     label_drop: float = 0.1
     """Share of training items whose tumour labels are hidden: what guidance needs."""
     brain_drop: float = 0.05
-    """Share of training items that are told nothing at all, not even where the brain is."""
+    """Share of training items that are told neither labels nor brain."""
     norm: Literal["l2", "l1"] = "l2"
     """Squared or absolute error."""
     balance: float = 0.5
@@ -150,7 +150,7 @@ _LORA = TrainConfig(steps=600, batch_size=2, ema_decay=0.99, warmup_steps=20, de
 TRAINING: dict[str, TrainConfig] = {
     "brats23": _BASE,
     "meddpm": TrainConfig(steps=100_000, accumulate=2, clip_norm=0, ema_decay=0.9995),
-    "tiny": TrainConfig(steps=3000, batch_size=2, ema_decay=0.998, warmup_steps=100,
+    "tiny": TrainConfig(steps=4000, batch_size=2, ema_decay=0.998, warmup_steps=100,
                         decay="cosine", validate_every=250, save_every=250, preview_every=1000),
     "lora_light": _LORA,
     "lora_full": _LORA,

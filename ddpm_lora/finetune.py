@@ -2,6 +2,9 @@
 
 The loop's model is the adapter alone. It shares its parameters with the adapted network, so that
 averaging, resuming and saving cost what the adapter costs, and the base stays as it is to the bit.
+In wavelet space the adapter also carries its own site's statistics: the mean brain and the spread
+of each band. What is diffused is then of unit spread again, as the base knows it, and low-rank
+matrices need not learn how bright or how noisy the scanner is.
 """
 
 from __future__ import annotations
@@ -12,11 +15,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from ddpm_lora import adapters
 from ddpm_lora.config import Config, adapted_layers
-from ddpm_lora.recipe import Recipe
+from ddpm_lora.data import SynthesisData
+from ddpm_lora.recipe import Recipe, measure
 from synth import checkpoint
 from synth.errors import SynthError
 from synth.recipe import Writer
@@ -31,9 +35,17 @@ TRAINING_ONLY = frozenset(
 
 
 class FineTuning(Recipe):
-    """The same losses; the model is the adapter, and the base is loaded, frozen and checked."""
+    """The same losses; the model is the adapter, and the base is loaded, frozen and checked.
 
-    def __init__(self, config: Config, facts: Mapping[str, Any] | None = None) -> None:
+    `items` are the site's cases; without them the base's statistics stay.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        facts: Mapping[str, Any] | None = None,
+        items: SynthesisData | None = None,
+    ) -> None:
         base = checkpoint.load(config.lora_from)
         for name in vars(config).keys() - TRAINING_ONLY:
             mine, theirs = getattr(config, name), getattr(base.config, name)
@@ -44,6 +56,10 @@ class FineTuning(Recipe):
                 )
         self.pointer = adapters.pointer_to(base)  # before peft renames its layers
         network = base.model
+        self.site: dict[str, Tensor] = {}
+        if config.space == "wavelet" and items is not None:
+            measure(network, items)
+            self.site = {name: value.clone() for name, value in network.named_buffers()}
         network.config = config.unet()  # ty: ignore[invalid-assignment]
         adapted, self.settings = attach(network, config)
         super().__init__(config, adapted, facts)
@@ -58,7 +74,7 @@ class FineTuning(Recipe):
             said["config"] = replace(self.config, lora_from=Path(self.config.lora_from).name)
             adapters.write(
                 folder,
-                tensors={published_name(k): v for k, v in model.state_dict().items()},
+                tensors={published_name(k): v for k, v in model.state_dict().items()} | self.site,
                 settings=self.settings,
                 base=self.pointer,
                 **said,

@@ -18,7 +18,7 @@ from ddpm_lora.adapters import fingerprint
 from ddpm_lora.conditioning import BRAIN, ED, ET, NAMES, NCR
 from ddpm_lora.generate import Drawn, Plan, draw
 from ddpm_lora.label_maps import LabelMap, read
-from ddpm_lora.offspring import Pedigree
+from ddpm_lora.offspring import Behind, Pedigree, behind
 from synth.batch import run_batch
 from synth.case import MODALITIES, Case, guess_scheme, scheme_regions
 from synth.checkpoint import Checkpoint
@@ -74,14 +74,15 @@ class Maker:
 
     def work(self, case: Case) -> str:
         """Draw what is missing of a label map."""
-        source = self.pedigree.of(case)
+        before = behind(case)
+        source = self.pedigree.of(case, before.donors)
         labels = read(case, scheme=self.scheme, brain=self.brain)
         missing = [k for k, i in enumerate(self.ids(case)) if not self.record(i).exists()]
         calls = seconds = 0.0
         for index in missing:
             drawn = draw(labels, self.loaded, self.plan, index=index)
             made_id = self.ids(case)[index]
-            facts = {"case": made_id, "source": source, "index": index, **self._model()}
+            facts = {"case": made_id, "source": source, "index": index, **self._model(before)}
             scheme = write(self.out, made_id, labels, drawn)
             facts |= {"scheme": scheme, "voxels": _counts(labels.classes), **drawn.facts}
             record = manifest("sample", self.arguments, labels.files, **facts)
@@ -89,22 +90,28 @@ class Maker:
             calls, seconds = calls + drawn.facts["network_calls"], seconds + drawn.facts["seconds"]
         return f"{len(missing)} drawn, {calls:g} calls, {seconds:.1f} s"
 
-    def _model(self) -> dict[str, Any]:
-        """Return what the model says of its making."""
+    def _model(self, before: Behind) -> dict[str, Any]:
+        """Return what the model, and that of the label map, say of their making."""
         own = self.loaded.metadata
         adapters = [{k: a[k] for k in OF_ADAPTERS if k in a} for a in own.get("adapters", [])]
         return {
             "preset": self.loaded.preset,
             "trained_on": own.get("data_hash"),
             "adapters": adapters,
-            "patients": _patients(own),
+            **_trained_on(own, before),
         }
 
 
-def _patients(metadata: Mapping[str, Any]) -> list[str] | None:
-    """Return the marks of all patients that base and adapters were trained on, if all say so."""
-    told = [metadata.get("patients"), *(a.get("patients") for a in metadata.get("adapters", []))]
-    return None if None in told else sorted({mark for marks in told for mark in marks or ()})
+def _trained_on(metadata: Mapping[str, Any], before: Behind) -> dict[str, list[str]]:
+    """Return the marks of all patients known to be behind any model, and the models unmarked."""
+    told = [("base", metadata.get("patients"))]
+    told += [(a.get("name", "adapter"), a.get("patients")) for a in metadata.get("adapters", [])]
+    marks = {mark for _, own in told for mark in own or ()}
+    unmarked = [name for name, own in told if own is None]
+    return {
+        "patients": sorted(marks | {*before.patients}),
+        "unmarked": [*unmarked, *before.unmarked],
+    }
 
 
 def make(maker: Maker, cases: Sequence[Case]) -> int:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from ddpm_lora.atlas import EDGE
+from ddpm_lora import atlas
 from ddpm_lora.conditioning import unlabelled
 from ddpm_lora.config import CONTRASTS, Config
-from ddpm_lora.spaces import ATLAS, MEAN, SPREAD, clamped, space_of
+from ddpm_lora.spaces import ATLAS, EDGE, MEAN, SPREAD, clamped, space_of
 from synth import diffusion
 from synth.diffusion import Denoiser, Schedule
 from synth.errors import SynthError
@@ -23,9 +23,10 @@ def build(config: Config) -> nn.Module:
     network = UNet(config.unet())
     if config.space == "wavelet":
         network.register_buffer(MEAN, torch.zeros(config.state_channels))
-        network.register_buffer(SPREAD, torch.ones(config.state_channels))
+        for name in (SPREAD, EDGE):
+            network.register_buffer(name, torch.ones(config.state_channels))
         if config.atlas:
-            network.register_buffer(ATLAS, torch.zeros(CONTRASTS, *[EDGE] * 3))
+            network.register_buffer(ATLAS, torch.zeros(CONTRASTS, *[atlas.EDGE] * 3))
     return network
 
 
@@ -54,8 +55,11 @@ def denoiser(
     shown, hidden = space.condition(planes), space.condition(unlabelled(planes))
     plain = diffusion.denoiser(network, schedule_of(config), config.objective)
 
+    unknown = space.unknown(head)
+
     def denoise(x_t: Tensor, logsnr: Tensor, cond: Tensor | None = None) -> Tensor:
         del cond  # the planes are the condition
+        x_t = x_t * unknown
         x0 = plain(x_t, logsnr, shown)
         if guidance != 1:
             without = plain(x_t, logsnr, hidden)

@@ -1,25 +1,49 @@
 """Where drawn cases come from, and their place in a split: train only, behind their real source.
 
-A case drawn for the label map of a patient shows that patient's tumour. It may never train what is
-tested on that patient: `Split.fold` drops the offspring of a held-out fold by its `source`, and
-what nothing would catch is refused here.
+A case drawn for the label map of a patient shows that patient's tumour, and one with a new tumour
+the shape of its donor's. It may never train what is tested on them: `Split.fold` drops what was
+made after a held-out fold by `source` and `seen_folds`; what nothing would catch is refused here.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from synth.case import MODALITIES, Case
 from synth.config import read_json
+from synth.deal import folds_of
 from synth.errors import SynthError
-from synth.split import TRAIN_ONLY, Entry, Split, read_split, seen_folds, write_split
+from synth.split import TRAIN_ONLY, Entry, Split, patient_marks, read_split, seen_folds, write_split
 from synth.synthesis_gate import scans_hash
 
 log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Behind:
+    """Who is behind a label map besides the patient whose brain it is."""
+
+    donors: tuple[str, ...] = ()
+    """Ids of the cases whose lesions gave shapes."""
+    patients: tuple[str, ...] = ()
+    """Marks of those from whom a model learnt shapes, or the prior places."""
+    unmarked: tuple[str, ...] = ()
+    """What does not say whom it has seen."""
+
+
+def behind(case: Case) -> Behind:
+    """Return who is behind a label map, as the record beside it says; nobody behind a real one."""
+    folder = case.path("seg").parent
+    records = (place / "records" / f"{case.id}.json" for place in (folder.parent, folder))
+    path = next((p for p in records if p.is_file()), None)
+    record = read_json(path) if path else {}
+    if "donors" not in record:  # made, without a record or by a version that kept none of this
+        return Behind(unmarked=("label map",) if path or case.is_made else ())
+    return Behind(**{key: tuple(record[key]) for key in ("donors", "patients", "unmarked")})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,36 +56,48 @@ class Pedigree:
     strict: bool = False
     """Refuse what must not be trained on."""
 
-    def of(self, case: Case) -> dict[str, Any]:
-        """Return the real case behind a label map, and its fold in the split."""
+    def of(self, case: Case, donors: Sequence[str] = ()) -> dict[str, Any]:
+        """Return the real case behind a label map, its fold in the split, and donors of shapes."""
+        origin, fold = self._place(case, f"{case.id} is a label map of")
+        for donor in donors:
+            self._place(Case(id=donor, files={}), f"{case.id} has the shape of a lesion of")
+        return {"case": origin, "label_map": case.id, "fold": fold, "donors": list(donors)}
+
+    def _place(self, case: Case, being: str) -> tuple[str, int | None]:
+        """Return the id of a real case and its fold, or say that it is not to be trained on."""
         if self.split is None:
-            return {"case": case.origin, "label_map": case.id, "fold": None}
+            return case.origin, None
         tested = {name for e in self.split.testing for name in (e.case.id, e.case.patient)}
         entry = self._entry(case)
         origin = (entry.source or entry.case.id) if entry else case.origin
         if self.strict and tested & {case.id, origin, case.patient}:
             raise SynthError(
-                f"{case.id} is a label map of {case.patient}, who is in testing",
+                f"{being} {case.patient}, who is in testing",
                 hint="scans drawn for it would leak; leave --append-to out to draw them anyway",
             )
         fold = entry.fold if entry else None
         if self.strict and fold is not None and fold == self.held_out:
             raise SynthError(
-                f"{case.id} is a label map of {origin} in fold {fold}, which is held out",
+                f"{being} {origin} in fold {fold}, which is held out",
                 hint="scans drawn for it would leak; take label maps of the other folds",
             )
-        return {"case": origin, "label_map": case.id, "fold": fold}
+        return origin, fold
 
-    def seen(self, marks: list[str] | None) -> tuple[int, ...] | None:
-        """Return the folds a model was trained on: by its patients' marks, or by what is said."""
+    def seen(self, record: Mapping[str, Any]) -> tuple[int, ...] | None:
+        """Return the folds with a patient behind a drawn case: whom a model saw, or a donor.
+
+        Models that do not say whom they saw are taken to know all but the held-out fold.
+        """
         if self.split is None:
             return None
-        if marks is not None:
-            return seen_folds(self.split, marks)
-        if self.held_out is None:
-            return None
-        folds = {e.fold for e in self.split.training if e.fold is not None and e.fold >= 0}
-        return tuple(sorted(folds - {self.held_out}))
+        donors = [Case(id=name, files={}) for name in record["source"].get("donors", ())]
+        marks = [*(record.get("patients") or ()), *patient_marks(donors)]
+        found = set(seen_folds(self.split, marks))
+        if record.get("unmarked", True):  # an older record does not tell of the label map's model
+            if self.held_out is None:
+                return None
+            found |= set(folds_of(self.split)) - {self.held_out}
+        return tuple(sorted(found))
 
     def _entry(self, case: Case) -> Entry | None:
         """Return the case itself in the split, else the one it was made of, else the patient."""
@@ -89,14 +125,14 @@ def append(
     """
     split = read_split(path, root)
     drawn, refused, dropped = {}, 0, set()
-    for entry in _finished(out, pedigree):
+    for entry, donors in _finished(out, pedigree):
         if kept is not None and entry.case.id not in kept:
             dropped.add(entry.case.path("t1n").resolve())
             continue
         try:
             if kept is not None and scans_hash(entry.case) != kept[entry.case.id]:
                 raise SynthError("drawn again since it was judged", hint="judge it again")
-            source = pedigree.of(Case(id=entry.source or "", files={}))
+            source = pedigree.of(Case(id=entry.source or "", files={}), donors)
             drawn[entry.case.id] = replace(entry, source=source["case"])
         except SynthError as error:
             refused += 1
@@ -130,8 +166,8 @@ def require_within(root: Path, out: Path) -> None:
         )
 
 
-def _finished(out: Path, pedigree: Pedigree) -> list[Entry]:
-    """Return the cases with a record whose files are there, each with its label map as source."""
+def _finished(out: Path, pedigree: Pedigree) -> list[tuple[Entry, list[str]]]:
+    """Return the cases whose files are there, each with its label map as source, and its donors."""
     entries = []
     for path in sorted((out / "records").glob("*.json")):
         record = read_json(path)
@@ -139,9 +175,10 @@ def _finished(out: Path, pedigree: Pedigree) -> list[Entry]:
         files = {r: out / name / f"{name}-{r}.nii.gz" for r in (*MODALITIES, "seg")}
         if all(file.is_file() for file in files.values()):  # what was sorted out is not listed
             case = Case(id=name, files=files, scheme=record["scheme"])
-            source = record["source"]["label_map"]
-            seen = pedigree.seen(record.get("patients"))
-            entries.append(Entry(case=case, fold=TRAIN_ONLY, source=source, seen_folds=seen))
+            source, seen = record["source"], pedigree.seen(record)
+            of = source["label_map"]
+            entry = Entry(case=case, fold=TRAIN_ONLY, source=of, seen_folds=seen)
+            entries.append((entry, source.get("donors", [])))
     return entries
 
 

@@ -65,16 +65,19 @@ class Recipe:
             t = t.round()  # Med-DDPM was told whole timesteps
         planes = planes_of(batch["classes"])
         planes = dropped(planes, self.config.label_drop, self.config.brain_drop)
-        clean = self.space.state(batch["image"], head_of(batch))
+        head = head_of(batch)
+        clean = self.space.state(batch["image"], head)
         noise = torch.randn(clean.shape).to(clean)  # the same draw on every device
         logsnr = self.schedule.logsnr(t.to(clean.device))
-        answer = self.answer(q_sample(clean, noise, logsnr), logsnr, planes)
+        x_t = q_sample(clean, noise, logsnr)
+        answer = self.answer(x_t, logsnr, planes, head)
         error = answer - target(clean, noise, logsnr, self.config.objective)
         yield "model", self.loss(error, batch["classes"])
 
-    def answer(self, x_t: Tensor, logsnr: Tensor, planes: Tensor) -> Tensor:
-        """Ask the network."""
-        shown = torch.cat([x_t, self.space.condition(planes)], dim=1)
+    def answer(self, x_t: Tensor, logsnr: Tensor, planes: Tensor, head: Tensor) -> Tensor:
+        """Ask the network; what is known of the state holds no noise."""
+        space = self.space
+        shown = torch.cat([x_t * space.unknown(head), space.condition(planes)], dim=1)
         return self.network(shown, self.schedule.timestep(logsnr).float()).float()
 
     def loss(self, error: Tensor, classes: Tensor) -> Tensor:
@@ -83,11 +86,12 @@ class Recipe:
         As an image, each band counts by its own energy. Both parts are 1 for an error of 1.
         """
         c, space = self.config, self.space
-        weights = voxel_weights(classes, c.balance)
+        weights = voxel_weights(classes, c.balance, background=c.space == "pixel")
         total = (self._size(error) * space.weights(weights)).mean()
         if c.space == "wavelet" and c.image_weight:
-            image = space.difference(error)
-            unit = space.difference(torch.ones_like(error[:1, :, :1, :1, :1]))
+            image = space.difference(error, classes[:, None] > 0)
+            one = torch.ones_like(error[:1, :, :1, :1, :1])
+            unit = space.difference(one, one.new_ones(1, 1, 2, 2, 2) > 0)
             unit = unit.square().mean((2, 3, 4), keepdim=True).sqrt()  # of each contrast
             total = total + c.image_weight * (self._size(image / unit) * weights).mean()
         return total
@@ -106,7 +110,7 @@ class Recipe:
         for level in JUDGED_AT:
             logsnr = torch.full((len(clean),), level, device=clean.device)
             x_t = q_sample(clean, noise, logsnr)
-            answer = self.answer(x_t, logsnr, planes_of(classes))
+            answer = self.answer(x_t, logsnr, planes_of(classes), head)
             error = answer - target(clean, noise, logsnr, c.objective)
             losses.append(float(self.loss(error, classes)))
             x0 = to_x0(answer, x_t, logsnr, c.objective)
@@ -160,7 +164,7 @@ def assemble(
     if config.lora_from:
         from ddpm_lora.finetune import FineTuning  # peft takes seconds to import
 
-        recipe: Recipe = FineTuning(config, facts)
+        recipe: Recipe = FineTuning(config, facts, items)
     else:
         network = build(config)
         if config.space == "wavelet":

@@ -21,7 +21,7 @@ from ddpm_lora.config import BANDS, Config
 from synth.wavelet import dwt3, idwt3
 
 BACKGROUND = -1.0
-MEAN, SPREAD, ATLAS = "band_mean", "band_spread", "atlas"  # buffers of a wavelet network
+MEAN, SPREAD, EDGE, ATLAS = "band_mean", "band_spread", "edge_spread", "atlas"  # buffers
 LEAST_SPREAD = 1e-3  # of a band that is nearly empty; noise must not be blown up to unit size
 
 
@@ -36,8 +36,8 @@ class Space(Protocol):
         """Undo `state`."""
         ...
 
-    def difference(self, error: Tensor) -> Tensor:
-        """Return a difference of two states as a difference of images."""
+    def difference(self, error: Tensor, head: Tensor) -> Tensor:
+        """Return a difference of two states of one head as a difference of images."""
         ...
 
     def condition(self, planes: Tensor) -> Tensor:
@@ -48,14 +48,22 @@ class Space(Protocol):
         """Return voxel weights (B, 1, X, Y, Z) on the state's grid, their mean kept."""
         ...
 
+    def unknown(self, head: Tensor) -> Tensor | float:
+        """Return 1 where the state has to be drawn, 0 where it is known to be 0; on its grid."""
+        ...
+
 
 def space_of(config: Config, network: nn.Module) -> Space:
     """Return the space a configuration names; a wavelet network carries its bands' statistics."""
     if config.space == "pixel":
         return Pixel()
     own = dict(network.named_buffers())
-    found = {n: [v for k, v in own.items() if k.endswith(n)] for n in (MEAN, SPREAD, ATLAS)}
-    return Wavelet(found[MEAN][0], found[SPREAD][0], found[ATLAS][0] if config.atlas else None)
+    mean, spread, edge = (_ending(own, name) for name in (MEAN, SPREAD, EDGE))
+    return Wavelet(mean, spread, edge, _ending(own, ATLAS) if config.atlas else None)
+
+
+def _ending(buffers: dict[str, Tensor], name: str) -> Tensor:  # an adapter's wrapper prefixes names
+    return next(value for key, value in buffers.items() if key.split(".")[-1] == name)
 
 
 @dataclass(frozen=True)
@@ -69,11 +77,11 @@ class Pixel:
 
     def image(self, state: Tensor, head: Tensor) -> Tensor:
         """Whatever was drawn, in the background too."""
-        del head
-        return self.difference(state)
+        return self.difference(state, head)
 
-    def difference(self, error: Tensor) -> Tensor:
+    def difference(self, error: Tensor, head: Tensor) -> Tensor:
         """(B, C, Z, Y, X) of LPS → (B, C, X, Y, Z) of RAS."""
+        del head
         return error.permute(0, 1, 4, 3, 2).flip(2, 3)
 
     def condition(self, planes: Tensor) -> Tensor:
@@ -84,28 +92,36 @@ class Pixel:
         """The same voxels, laid as the state is."""
         return _laid(voxels)
 
+    def unknown(self, head: Tensor) -> float:
+        """Med-DDPM draws the background, too."""
+        del head
+        return 1.0
+
 
 @dataclass(frozen=True, eq=False)
 class Wavelet:
-    """One Haar level; each band of each contrast shifted and scaled to unit spread in the brain.
+    """One Haar level; each band of each contrast shifted and scaled to unit spread in the brain,
+    and on its own scale where the edge of the head cuts a block.
 
     Nearly all of the energy is in the low bands: without this, noise would drown the others, and
-    the network would never see them. What is not head is known, and laid flat at the mean of the
-    brain: no capacity and no noise level is spent on the edge to the background. With an atlas the
-    mean is that of the place in the brain.
+    the network would never see them. What is not head is known, and laid flat: a jump at the edge
+    would have many times the energy of any detail in the brain. Neither is there noise on it,
+    which a network would have to copy faithfully to be rid of. With an atlas the mean is that of
+    the place in the brain.
     """
 
     mean: Tensor  # (32,)
     spread: Tensor  # (32,)
+    edge: Tensor  # (32,)
     atlas: Tensor | None = None  # (4, G, G, G) over the box of the head
 
     def state(self, image: Tensor, head: Tensor) -> Tensor:
         """(B, 4, X, Y, Z) → (B, 32, X/2, Y/2, Z/2), whitened; 0 in the background."""
-        return dwt3(torch.where(head, image - self._usual(head), 0.0)) / _column(self.spread)
+        return dwt3(_extended(image - self._usual(head), head)) / self._scale(head)
 
     def image(self, state: Tensor, head: Tensor) -> Tensor:
         """Undo the whitening and the transform; the background is background."""
-        return torch.where(head, self.difference(state) + self._usual(head), BACKGROUND)
+        return torch.where(head, self.difference(state, head) + self._usual(head), BACKGROUND)
 
     def _usual(self, head: Tensor) -> Tensor:
         """The mean brain under this head, or the mean of all brain."""
@@ -113,9 +129,13 @@ class Wavelet:
             return placed(self.atlas, head)
         return _column(self.mean[::BANDS] / math.sqrt(BANDS))  # of each contrast
 
-    def difference(self, error: Tensor) -> Tensor:
+    def _scale(self, head: Tensor) -> Tensor:
+        whole = F.avg_pool3d(head.to(self.spread), 2) == 1
+        return torch.where(whole, _column(self.spread), _column(self.edge))
+
+    def difference(self, error: Tensor, head: Tensor) -> Tensor:
         """Means cancel."""
-        return idwt3(error * _column(self.spread))
+        return idwt3(error * self._scale(head))
 
     def condition(self, planes: Tensor) -> Tensor:
         """Bands of the label planes (B, 4, …) → (B, 32, …/2): low bands are shares of a block.
@@ -130,6 +150,10 @@ class Wavelet:
         """The mean weight of each block."""
         return F.avg_pool3d(voxels, 2)
 
+    def unknown(self, head: Tensor) -> Tensor:
+        """Blocks that hold some head."""
+        return F.max_pool3d(head.float(), 2)
+
 
 def clamped(state: Tensor, head: Tensor, space: Space, ceiling: float) -> Tensor:
     """Keep a clean state within intensities: -1 (background) to the ceiling, as an image."""
@@ -137,30 +161,46 @@ def clamped(state: Tensor, head: Tensor, space: Space, ceiling: float) -> Tensor
 
 
 class BandStatistics:
-    """Mean and spread of each band inside the brain, over a cohort."""
+    """Mean and spread of each band over a cohort: in whole blocks, and at the edge of the head."""
 
     def __init__(self, atlas: Tensor | None = None) -> None:
         self.atlas = atlas
-        self.count, self.total, self.squares = 0, torch.zeros(()), torch.zeros(())
+        self.count, self.total, self.squares = torch.zeros(2, 1), torch.zeros(()), torch.zeros(())
 
     def add(self, image: Tensor, brain: Tensor) -> None:
         """Take in one case: image (4, X, Y, Z), brain (X, Y, Z) bool."""
+        head = brain[None, None]
         if self.atlas is not None:
-            image = image - placed(self.atlas, brain[None, None])[0]
-        bands = dwt3(image[None].double())[0]  # (32, X/2, Y/2, Z/2)
-        inside = F.avg_pool3d(brain[None].double(), 2)[0] == 1
-        values = bands[:, inside]  # (32, N)
-        self.count += values.shape[1]
-        self.total = self.total + values.sum(1)
-        self.squares = self.squares + values.square().sum(1)
+            image = image - placed(self.atlas, head)[0]
+        bands = dwt3(_extended(image[None].double(), head))[0]  # (32, X/2, Y/2, Z/2)
+        share = F.avg_pool3d(head.double(), 2)[0, 0]
+        kinds = [bands[:, where] for where in (share == 1, (share > 0) & (share < 1))]  # (32, N)
+        self.count = self.count + torch.tensor([[v.shape[1]] for v in kinds])
+        self.total = self.total + torch.stack([v.sum(1) for v in kinds])
+        self.squares = self.squares + torch.stack([v.square().sum(1) for v in kinds])
 
     def store(self, network: nn.Module) -> None:
         """Write the statistics into a network's buffers."""
-        mean = self.total / max(self.count, 1)
+        count = self.count.clamp(min=1)
+        means = self.total / count
+        mean = means[0].clone()
         mean[torch.arange(len(mean)) % BANDS > 0] = 0  # differences: a flat image has none
-        spread = (self.squares / max(self.count, 1) - mean.square()).clamp(min=0).sqrt()
+        squares = self.squares / count - 2 * mean * means + mean.square()
+        spreads = squares.clamp(min=0).sqrt().clamp(min=LEAST_SPREAD)
         network.get_buffer(MEAN).copy_(mean)
-        network.get_buffer(SPREAD).copy_(spread.clamp(min=LEAST_SPREAD))
+        for name, spread in zip((SPREAD, EDGE), spreads, strict=True):
+            network.get_buffer(name).copy_(spread)
+
+
+def _extended(values: Tensor, head: Tensor) -> Tensor:
+    """Lay the rest of each broken block of 2³ at the mean of its head voxels; blocks of none at 0.
+
+    values (B, C, X, Y, Z), head (B, 1, X, Y, Z).
+    """
+    inside = torch.where(head, values, 0.0)
+    share = F.avg_pool3d(head.to(values), 2)
+    mean = F.avg_pool3d(inside, 2) / share.clamp(min=1 / BANDS)
+    return torch.where(head, inside, F.interpolate(mean, scale_factor=2))
 
 
 def _laid(image: Tensor) -> Tensor:

@@ -29,7 +29,7 @@ from synth.case import Case, split_name
 from synth.config import read_json, write_json
 from synth.errors import SynthError
 from synth.manifest import file_hash, manifest
-from synth.split import TRAIN_ONLY, Entry, Split, write_split
+from synth.split import TRAIN_ONLY, Entry, Split, patient_marks, write_split
 
 log = logging.getLogger(__name__)
 
@@ -49,6 +49,8 @@ class Creator:
     """Location priors; empty for none."""
     arguments: Mapping[str, Any]
     """What the files depend on, as JSON values, for the records."""
+    trained_on: Sequence[str] | None = None
+    """Marks of the patients whom the shape model has seen; None: it does not say."""
 
     def records(self, case: Case) -> list[Path]:
         """Where the records of a case's offspring are."""
@@ -80,7 +82,8 @@ class Creator:
             made = make(scene, index, self.shapes[fold], self.plan)
             if made.volumes:
                 write(made, self.out / made.id)
-            kept.append({"case": made.id, "fold": fold, **made.record, **facts})
+            behind = self.behind(made.record["components"], fold)
+            kept.append({"case": made.id, "fold": fold, **made.record, **behind, **facts})
             write_json(path, kept[-1])
         gave_up = [record["gave_up"] for record in kept if record["gave_up"]]
         if _all_gave_up(kept):
@@ -88,6 +91,20 @@ class Creator:
                 gave_up[0], hint="nothing fits this brain; smaller shapes may: --volume-ml"
             )
         return f"{len(kept) - len(gave_up)} of {len(kept)} made"
+
+    def behind(self, parts: Sequence[Mapping[str, Any]], fold: int | None) -> dict[str, Any]:
+        """Return who is behind a new case besides its brain's patient.
+
+        `donors` gave a shape, `patients` are the marks of those a model or the prior was made from,
+        and `unmarked` names a model that does not say.
+        """
+        marks = set(patient_marks(self.shapes[fold].donors)) if fold in self.heat else set()
+        drawn = any("donor" not in part for part in parts)
+        return {
+            "donors": sorted({part["donor"] for part in parts if "donor" in part}),
+            "patients": sorted(marks | set((drawn and self.trained_on) or ())),
+            "unmarked": ["label_gan"] if drawn and self.trained_on is None else [],
+        }
 
 
 def creator_of(
@@ -117,13 +134,15 @@ def creator_of(
         source.require_donor()
     heat = {fold: heat_map(own) for fold, own in groups.items()} if prior else {}
     arguments = {**vars(plan), **shapes, "prior": prior, "model": str(shapes["model"])}
+    trained_on = None
     if shapes["model"] is not None:
-        from synth.checkpoint import locate
+        from synth.checkpoint import locate, read_metadata
 
         arguments["weights"] = file_hash(locate(shapes["model"]))
+        trained_on = read_metadata(shapes["model"]).get("patients")
     return Creator(
         out=out, plan=plan, per_case=per_case, folds=folds, shapes=sources, heat=heat,
-        arguments=json.loads(json.dumps(arguments)),
+        arguments=json.loads(json.dumps(arguments)), trained_on=trained_on,
     )  # fmt: skip
 
 

@@ -58,7 +58,7 @@ class ShapeSource:
             shapes = [s for s in shapes if self._fits(s)]
             if shapes:
                 shape = shapes[int(rng.integers(len(shapes)))]
-                return shape, {"shape": shape.source, "unreadable": skipped}
+                return shape, {"shape": shape.source, "donor": donor.id, "unreadable": skipped}
         kind = "tumour or healthy mask" if self.holes else "tumour label"
         size = f" of {self.volume_ml[0]:g} to {self.volume_ml[1]:g} ml" if self.volume_ml else ""
         raise SynthError(

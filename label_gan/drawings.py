@@ -12,6 +12,7 @@ from label_gan import generate
 from label_gan.shape import Shape, to_scheme
 from synth.batch import run_batch
 from synth.case import scheme_regions
+from synth.checkpoint import read_metadata
 from synth.config import write_json
 from synth.devices import pick
 from synth.manifest import manifest
@@ -41,13 +42,15 @@ def write_drawings(
     """
     scheme_regions(scheme)
     loaded = generate.load(model, pick(device))
+    marks = read_metadata(model).get("patients")
+    behind = {"donors": [], "patients": marks or [], "unmarked": ["label_gan"] * (marks is None)}
 
     def target(number: int) -> Path:
         return out / f"label-{number:05d}-seg.nii.gz"
 
     def work(number: int) -> str:
         ((shape, facts),) = generate.draw(loaded, 1, first=number, **wish)
-        made = {"source": shape.source, "volume_ml": round(shape.volume_ml(), 3), **facts}
+        made = {"source": shape.source, "volume_ml": round(shape.volume_ml(), 3), **facts, **behind}
         record = manifest("masks", {**wish, "scheme": scheme}, [loaded.path], **made)
         write_json(out / "records" / f"label-{number:05d}.json", record)
         centred(shape, scheme).save(target(number))  # last: its presence means done

@@ -26,13 +26,14 @@ from segmentation.mixing import ARMS, items_of, require_same_real_slots, witness
 from segmentation.recipe import Recipe
 from segmentation.segment import Plan, load
 from segmentation.written import Writer, only_scans, segment_all
+from synth.checkpoint import read_metadata
 from synth.config import read_json, to_dict, write_json
 from synth.dataset import ArrayCache
 from synth.errors import SynthError
 from synth.judge_segmentation import judge
 from synth.seeding import mix
 from synth.segmentation_scores import RegionScore, mean_of, read_scores, write_scores
-from synth.split import Split, data_hash, patient_marks
+from synth.split import Split, data_hash, patient_marks, seen_folds
 from synth.surface import Convention
 from synth.train import train
 from synth.training_config import TrainConfig
@@ -143,6 +144,7 @@ def begin(study: Study) -> None:
             "fold %d: %d real cases train, %d choose, %d are tested; %d generated, %d not used",
             fold, len(own.train), len(own.inner), len(own.tested), len(own.made), own.unused,
         )  # fmt: skip
+    _require_unseen(study)
     path = study.out / "study.json"
     settings = study.settings()
     if path.exists():
@@ -157,14 +159,34 @@ def begin(study: Study) -> None:
     write_json(path, settings)
 
 
-def run(study: Study, units: Sequence[Unit]) -> None:
-    """Train and score units, or go on with them."""
+def _require_unseen(study: Study) -> None:
+    """Refuse to begin all arms from weights that have seen who is tested."""
+    start = study.config.init_from
+    if not start:
+        return
+    marks = read_metadata(start).get("patients")
+    if marks is None:
+        log.warning("%s does not say whom it was trained on: see to it that none is tested", start)
+        return
+    if tested := set(seen_folds(study.split, marks)) & study.cohorts.keys():
+        raise SynthError(
+            f"{start} was trained on patients of fold {min(tested)}, which is tested: a leak",
+            hint="begin from weights that have seen none of them, or test other folds (--folds)",
+        )
+
+
+def run(study: Study, units: Sequence[Unit]) -> bool:
+    """Train and score units, or go on with them; return False where a training was stopped."""
     left = [u for u in units if not study.scores(u).exists()]
     began = time.monotonic()
     for number, unit in enumerate(left, start=1):
         dice = _run(study, unit)
+        if dice is None:
+            log.warning("%s was stopped; the same command goes on", unit)
+            return False
         ahead = (time.monotonic() - began) / number * (len(left) - number)
         log.info("[%d/%d] %s: Dice %.3f; %d min left", number, len(left), unit, dice, ahead / 60)
+    return True
 
 
 def rows_of(study: Study) -> dict[str, list[RegionScore]]:
@@ -181,7 +203,8 @@ def rows_of(study: Study) -> dict[str, list[RegionScore]]:
     return found
 
 
-def _run(study: Study, unit: Unit) -> float:
+def _run(study: Study, unit: Unit) -> float | None:
+    """Train and score a unit; return its mean Dice, or None where it was asked to stop."""
     own, folder = study.cohorts[unit.fold], study.out / unit.folder
     items = items_of(unit.arm, own, study.config, share=study.share, cache=study.cache)
     inner = SegmentationData(own.inner, study.config, cache=study.cache, fixed=True)
@@ -198,7 +221,7 @@ def _run(study: Study, unit: Unit) -> float:
         validation=inner, device=study.device, write=recipe.writer(describe),
     )  # fmt: skip
     if summary["stopped"]:
-        raise SynthError(f"{unit} was stopped", hint="the same command goes on")
+        return None
     from synth.devices import pick
 
     models = load([folder / "run"], device=str(pick(study.device)))

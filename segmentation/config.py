@@ -18,6 +18,11 @@ Network = Literal[
     "unet", "dynunet", "attention_unet", "segresnet", "unetr", "swin_unetr",
 ]  # fmt: skip
 
+FROM_DATA = (0, 0, 0)
+"""The patch that `recipe.suited` chooses."""
+LARGEST = (128, 160, 112)
+"""The largest that it chooses."""
+
 _EVERY = ("none", "expansion", "block")
 CHECKPOINTING = {
     **{f"mednext_{size}": _EVERY for size in "sbml"}, "swin_unetr": ("none", "block")
@@ -32,15 +37,16 @@ class Config:
     network: Network = "mednext_s"
     """MedNeXt by its official widths, or one of MONAI's networks."""
     kernel: int = 3
-    """Edge of MedNeXt's depthwise convolutions: 3 or 5."""
+    """Edge of MedNeXt's depthwise convolutions: 3 or 5; the other networks have 3."""
     width: int = 32
     """Channels of the first level."""
     deep_supervision: bool = True
-    """Train on the answers of every scale."""
+    """Train on the answers of every scale, where the network has several: MedNeXt and DynUNet."""
     checkpointing: Literal["none", "expansion", "block"] = "none"
     """What the backward pass computes again: nothing, the widest part of blocks, or blocks."""
-    patch: tuple[int, int, int] = (128, 160, 112)
-    """Training crop in voxels (right, anterior, superior)."""
+    patch: tuple[int, int, int] = LARGEST
+    """Training crop in voxels (right, anterior, superior), e.g. 128,160,112; 0,0,0 is chosen from
+    the data: the median brain, at most 128,160,112."""
     spacing_mm: float = 1.0
     """Voxel size the network works at; scans of another size are resampled and carried back."""
     tumour_crops: float = 0.5
@@ -67,14 +73,13 @@ class Config:
     """Parts that begin anew after init_from."""
 
     def __post_init__(self) -> None:
-        if self.kernel not in (3, 5):
-            raise SynthError(f"kernel = {self.kernel}", hint="3 or 5")
-        if any(n < 16 or n % 16 or n % self.divisor for n in self.patch):
-            multiple = max(16, self.divisor)
+        self._check_kernel()
+        multiple = self.multiple
+        if self.patch != FROM_DATA and any(n < multiple or n % multiple for n in self.patch):
             raise SynthError(
                 f"patch = {self.patch}",
                 hint=f"each edge a multiple of {multiple} for {self.network}: 128 160 "
-                f"{112 // multiple * multiple}",
+                f"{112 // multiple * multiple}; or 0 0 0, chosen from the data",
             )
         if self.checkpointing not in CHECKPOINTING.get(self.network, ("none",)):
             raise SynthError(
@@ -83,6 +88,24 @@ class Config:
             )
         if not 0 <= self.tumour_crops <= 1:
             raise SynthError(f"tumour_crops = {self.tumour_crops}", hint="a share from 0 to 1")
+
+    def _check_kernel(self) -> None:
+        if self.kernel not in (3, 5):
+            raise SynthError(f"kernel = {self.kernel}", hint="3 or 5")
+        if self.kernel != 3 and not self.network.startswith("mednext_"):
+            raise SynthError(
+                f"{self.network} has no kernel of {self.kernel}", hint="only mednext_* can have 5"
+            )
+        if self.upkern != "trilinear" and self.kernel == 3:
+            raise SynthError(
+                f"upkern = {self.upkern}, but the kernel stays 3",
+                hint="it is for mednext_* with --kernel 5 that --init-from one of 3",
+            )
+
+    @property
+    def multiple(self) -> int:
+        """Every edge of the patch is a multiple of this."""
+        return max(16, self.divisor)
 
     @property
     def divisor(self) -> int:

@@ -98,7 +98,7 @@ class SegmentationData:
         """Return a crop drawn and varied by `seed`, or the whole case if fixed."""
         arrays = self.prepared(index)
         if self.fixed:
-            image = arrays["image"].astype(np.float32)
+            image = np.array(arrays["image"])
             regions = np.array(arrays["regions"])
         else:
             image, regions = self._crop(arrays, np.random.default_rng(seed))
@@ -106,9 +106,10 @@ class SegmentationData:
         return {"image": torch.from_numpy(image), "regions": torch.from_numpy(regions)}
 
     def prepared(self, index: int) -> Arrays:
-        """Return a case on the network's grid: image (float16), regions, and voxels of each."""
+        """Return a case on the network's grid: image (float32), regions, and voxels of each."""
         case = self.cases[index]
-        recipe = fingerprint(case.files) + repr((self.config.spacing_mm, case.scheme, TRIM, PLACES))
+        made = (self.config.spacing_mm, case.scheme, TRIM, PLACES, "float32")
+        recipe = fingerprint(case.files) + repr(made)
         return self.cache.get(f"{case.id}-regions", recipe, lambda: self._prepare(case))
 
     def _prepare(self, case: Case) -> Arrays:
@@ -123,10 +124,26 @@ class SegmentationData:
             raise SynthError(f"{case.id}: {error.message}", hint=error.hint) from error
         native = np.stack([region(labels.data[0], case.scheme, name) for name in REGIONS])
         regions = frame.bring(native, nearest=True)
-        arrays = {"image": image.astype(np.float16), "regions": regions}
+        self._require_left(case, native, regions)
+        arrays = {"image": image, "regions": regions}
         for name, mask in zip(("brain", *REGIONS), (brain, *regions), strict=True):
             arrays[name] = _some_voxels(mask, mix(case.id, name))
         return arrays
+
+    def _require_left(self, case: Case, native: np.ndarray, regions: np.ndarray) -> None:
+        """Refuse a tumour that is not on the network's grid; mention a part that is not."""
+        for name, wanted, mask in zip(REGIONS, native, regions, strict=True):
+            voxels = np.count_nonzero(wanted)
+            if not voxels or mask.any():
+                continue
+            lost = f"{case.id}: none of the {voxels} voxels of {name} is left on the network's grid"
+            if name == "WT":
+                raise SynthError(
+                    f"{lost} of {self.config.spacing_mm:g} mm",
+                    hint="a smaller --spacing-mm keeps small tumours; if this one is not small, "
+                    "do its labels lie outside the brain?",
+                )
+            log.warning("%s of %g mm", lost, self.config.spacing_mm)
 
     def _crop(self, arrays: Arrays, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
         c, shape = self.config, np.array(arrays["image"].shape[1:])
@@ -137,7 +154,7 @@ class SegmentationData:
         start = np.clip(start, np.minimum(shape - patch, 0), np.maximum(shape - patch, 0))
         bend = warp(c.patch, rng) if c.augment == "full" else None
         if bend is None:
-            image = cut(arrays["image"], start, c.patch, AIR).astype(np.float32)
+            image = cut(arrays["image"], start, c.patch, AIR)
             regions = cut(arrays["regions"], start, c.patch, False)
         else:
             centre = start + (patch - 1) / 2

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from segmentation import finetune, optimizers
-from segmentation.config import REGIONS, Config
+from segmentation.config import FROM_DATA, LARGEST, REGIONS, Config
 from segmentation.data import SegmentationData
 from segmentation.losses import LOSSES, supervised
 from segmentation.predict import probabilities
@@ -75,8 +75,15 @@ class Recipe:
         return {name: Volume(data=v.cpu().numpy(), affine=affine) for name, v in shown.items()}
 
     def writer(self, describe: Mapping[str, Any]) -> Writer:
-        """Return what writes a checkpoint; of `init_from` it keeps the name, not where it was."""
-        began = Path(self.config.init_from).name if self.config.init_from else ""
+        """Return what writes a checkpoint; of `init_from` it keeps the name, not where it was.
+
+        Whom `init_from` was trained on, this one has seen too.
+        """
+        start = self.config.init_from
+        began = Path(start).name if start else ""
+        marks = checkpoint.read_metadata(start).get("patients") if start else None
+        if marks is not None:
+            describe = {**describe, "patients": sorted({*describe.get("patients", ()), *marks})}
 
         def publish(folder: Path, model: nn.Module, facts: dict[str, Any]) -> None:
             said: dict[str, Any] = {**describe, **facts}
@@ -86,10 +93,28 @@ class Recipe:
         return publish
 
 
+def suited(config: Config, cases: Sequence[Case], *, cache: Path) -> Config:
+    """Return the configuration with a patch: where it leaves that to the data, the median brain.
+
+    The brain box on the network's grid is rounded up, up to the largest patch. What is prepared for
+    it stays in the cache, so that a run that goes on chooses at once, and the same.
+    """
+    if config.patch != FROM_DATA or not cases:
+        return config
+    data = SegmentationData(cases, config, cache=ArrayCache(cache))
+    boxes = [data.prepared(index)["image"].shape[1:] for index in range(len(data))]
+    edges = np.ceil(np.median(boxes, axis=0) / config.multiple).astype(int) * config.multiple
+    most = np.array(LARGEST) // config.multiple * config.multiple
+    x, y, z = (int(edge) for edge in np.minimum(edges, most))
+    log.info("patch %d × %d × %d, from the brains of %d cases", x, y, z, len(cases))
+    return replace(config, patch=(x, y, z))
+
+
 def assemble(
     config: Config, training: Sequence[Case], held_out: Sequence[Case], *, cache: Path
 ) -> tuple[Recipe, SegmentationData, SegmentationData | None]:
     """Return (recipe, training items, validation items) for the loop."""
+    config = suited(config, training, cache=cache)
     network = finetune.begin(config)  # first: a wrong part is not worth an hour of preparing
     if config.init_from:
         log.info("from %s:\n%s", config.init_from, finetune.table(network, config))

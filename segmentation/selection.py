@@ -134,12 +134,14 @@ def cook(
     best = checkpoint.load(soup.best)
     best.model.load_state_dict(soup.weights)
     rows = [vars(row) for row in soup.rows]
+    told = [m for p in paths if (m := checkpoint.read_metadata(p).get("patients")) is not None]
     checkpoint.save(
         out,
         model=best.model,
         family="segmentation",
         preset=best.preset,
         config=best.config,
+        patients=sorted({mark for marks in told for mark in marks}) if told else None,
         metrics={"dice_on_selection": soup.score},
         source=f"{kind} soup of {', '.join(soup.kept)}" if soup.gain > 0 else soup.best,
         soup={"kind": kind, "table": rows, "gain": soup.gain, "measured": kept.measured},

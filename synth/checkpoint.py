@@ -115,7 +115,7 @@ def write(
     (folder / CONFIG).write_text(text + "\n", encoding="utf-8")
     shutil.copymode(folder / CONFIG, folder / WEIGHTS)  # safetensors writes for the owner alone
     count = sum(p.numel() for p in model.parameters())
-    (folder / CARD).write_text(_card(metadata, count), encoding="utf-8")
+    (folder / CARD).write_text(card(metadata, count), encoding="utf-8")
 
 
 @contextlib.contextmanager
@@ -267,12 +267,13 @@ def _not_ours(file: Path) -> SynthError:
     )
 
 
-def _card(metadata: Mapping[str, Any], parameters: int) -> str:
-    """Return the model card."""
-    family = metadata["family"]
+def card(metadata: Mapping[str, Any], parameters: int) -> str:
+    """Return the model card of a network, or of an adapter, whose metadata name a base."""
+    family, base = metadata["family"], metadata.get("base")
     rows = {
         "family": f"{family}: {families.FAMILIES[family]}",
         "preset": metadata["preset"],
+        "base": base and f"{base['path']} ({base['preset']}, weights {base['fingerprint']})",
         "parameters": f"{parameters:,}",
         "step": metadata.get("step"),
         "seed": metadata.get("seed"),
@@ -283,9 +284,14 @@ def _card(metadata: Mapping[str, Any], parameters: int) -> str:
         **metadata["versions"],
     }
     table = "\n".join(f"| {key} | {value} |" for key, value in rows.items() if value is not None)
+    command = metadata.get("command")
+    trained = f"Trained by\n\n```bash\n{command}\n```\n\n" if command else ""
+    title = f"# {family} ({metadata['preset']})"
+    held = WEIGHTS if base is None else ADAPTER
+    merged = "" if base is None else "  # the base, with this adapter merged into it"
     return (
-        f"# {family} ({metadata['preset']})\n\n| what | value |\n| --- | --- |\n{table}\n\n"
-        f"`{WEIGHTS}` holds the weights and, in its metadata, the whole configuration; a training "
+        f"{title}\n\n| what | value |\n| --- | --- |\n{table}\n\n{trained}"
+        f"`{held}` holds the weights and, in its metadata, the whole configuration; a training "
         f"run puts its averaged (EMA) weights there.\n\n```python\nfrom synth import checkpoint\n\n"
-        f'model = checkpoint.load("this folder").model\n```\n'
+        f'model = checkpoint.load("this folder").model{merged}\n```\n'
     )

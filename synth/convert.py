@@ -39,12 +39,21 @@ def convert(
     family: str | None = None,
     overrides: Mapping[str, Any] | None = None,
     bits: Bits = 32,
+    adapter_of: str | Path | None = None,
 ) -> Path:
     """Read a .pt, .pth or .safetensors file of somebody else and write our checkpoint to `out`.
 
-    A run or a checkpoint of ours is copied without what only its training needs.
+    A run or a checkpoint of ours is copied without what only its training needs. An adapter is
+    merged into its base, or, with `adapter_of`, stays one and points to that base.
     """
     source = Path(source)
+    if adapter_of is not None:
+        if bits != 32 or overrides:
+            raise SynthError("an adapter is copied as it is", hint="leave --bits and --set out")
+        own = checkpoint.read_metadata(source)["family"]
+        if not families.has_room(own, "adapters") or family not in (None, own):
+            raise SynthError(f"{source} is no adapter of {family or own}", hint="see `synth info`")
+        return families.room(own, "adapters").publish(source, out, base=adapter_of)
     if source.is_dir():
         return _copied(source, Path(out), family, overrides, bits)
     weights = unwrapped(read_weights(source), name=str(source))

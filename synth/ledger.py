@@ -81,12 +81,19 @@ class Ledger:
 
     def seconds_left(self, at: int, elapsed: float = 0.0) -> float:
         """Estimate the seconds of stage `at` and what follows: as expected, at measured speed."""
+        later = [s for s in self.stages[at + 1 :] if s.always or not self.is_done(s)]
+        own = self.seconds_left_of(at, elapsed)
+        return own + self._speed() * sum(s.seconds for s in later)
+
+    def seconds_left_of(self, at: int, elapsed: float = 0.0) -> float:
+        """Estimate the seconds of stage `at` alone; 0 where it takes longer than expected."""
+        return max(self.stages[at].seconds * self._speed() - elapsed, 0.0)
+
+    def _speed(self) -> float:
+        """Return the seconds that an expected second takes on this machine."""
         done = [s for s in self.stages if self.is_done(s) and not s.always]
         measured = PRIOR_SECONDS + sum(self.rows[s.name]["seconds"] for s in done)
-        speed = measured / (PRIOR_SECONDS + sum(s.seconds for s in done))
-        later = [s for s in self.stages[at + 1 :] if s.always or not self.is_done(s)]
-        now = max(self.stages[at].seconds * speed - elapsed, 0.0)
-        return now + speed * sum(s.seconds for s in later)
+        return measured / (PRIOR_SECONDS + sum(s.seconds for s in done))
 
     def _row(self, stage: Stage, before: dict[str, Any] | None) -> dict[str, Any]:
         row = {"name": stage.name, "purpose": stage.purpose, "command": stage.command}

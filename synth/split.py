@@ -40,7 +40,8 @@ class Entry:
     source: str | None = None
     """Id of the real case a synthetic one was made from; None for real cases."""
     seen_folds: tuple[int, ...] | None = None
-    """Folds with a patient that the model which made this case was trained on; None: not known."""
+    """Folds with a patient behind this case: whom a model that made it was trained on, or whose
+    lesion gave it a shape; None: not known."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,7 +61,10 @@ class Split:
         train = [
             e.case
             for e in self.training
-            if e.fold != held_out and e.source not in patients and e.case.patient not in patients
+            if e.fold != held_out
+            and e.source not in patients
+            and e.case.patient not in patients
+            and held_out not in (e.seen_folds or ())
         ]
         return train, out
 

@@ -15,6 +15,8 @@ from pathlib import Path
 from synth.ledger import Stage
 from synth.scale import Scale
 
+SHIPPED = Path(__file__).parents[1] / "weights"
+"""Weights that come with this package."""
 FOLD = "{}"
 """Stands for the number of the fold where `synth launch --each` fills it in."""
 SHARED = ("masks", "inpaint", "sample")
@@ -60,6 +62,13 @@ class Plan:
     def spread(self) -> bool:
         """Whether each fold has a folder of its own."""
         return len(self.folds) > 1
+
+    def origin(self, family: str, weights: Path | None) -> str:
+        """Say whose weights a family has; only those of ddpm_lora are ever adapted."""
+        if weights is None or weights.resolve().is_relative_to(self.out.resolve()):
+            return f"{family} as trained here"
+        shipped = weights.resolve().is_relative_to(SHIPPED.resolve())
+        return f"{family} as {'shipped' if shipped else 'given'}, not trained on this cohort"
 
     def of_fold(self, fold: str) -> Path:
         """Return where the parts of a fold lie."""
@@ -116,7 +125,9 @@ def generative(plan: Plan, fold: str) -> Iterator[Stage]:
     drawn = f"{here}/masks/drawn"
     model = ("--model", str(shapes))
     words = ("masks", "--out", drawn, "--count", str(scale.drawings), *model, *_seed(plan), *device)
-    yield stage("masks", words, f"draw {scale.drawings} tumours from noise", made=Path(drawn))
+    whose = plan.origin("label_gan", plan.label_gan)
+    yield stage("masks", words, f"draw {scale.drawings} tumours from noise: {whose}",
+                made=Path(drawn))  # fmt: skip
     words = ("evaluate", "masks", drawn, *truth, "--out", f"{here}/masks_eval", "--force")
     yield stage("masks_eval", words, "judge their shapes beside real ones")
 
@@ -132,9 +143,14 @@ def generative(plan: Plan, fold: str) -> Iterator[Stage]:
     some = ("--end", str(scale.holes)) if scale.holes else ()
     words = ("masks", root, "--split", tested, "--out", holes, "--per-case", "1", *model, *some)
     yield stage("healthy", words + pool + device, f"place masks of healthy tissue in fold {fold}")
-    painted = f"{here}/inpainted"
-    words = ("inpaint", holes, "--out", painted, "--model", str(painter), *_seed(plan), *device)
-    yield stage("inpainted", words, "paint healthy tissue there", made=Path(painted))
+    painted, drawn = f"{here}/inpainted", f"{here}/inpainted_draws"
+    paint = ("inpaint", holes, "--model", str(painter), *_seed(plan), *device, "--out")
+    whose = plan.origin("wdm3d", plan.wdm3d)
+    yield stage("inpainted", (*paint, painted), f"paint healthy tissue there: {whose}",
+                made=Path(painted))  # fmt: skip
+    words = (*paint, drawn, "--estimate", "sample", *scale.draws)
+    yield stage("inpainted_draws", words, "draw some of it several times: how sure is it?",
+                made=Path(drawn))  # fmt: skip
     words = ("evaluate", "inpainting", painted, holes, "--out", f"{here}/inpainted_eval", "--force")
     yield stage("inpainted_eval", words, "judge it beside classical fills")
     yield from _scans(plan, fold, model, pool)
@@ -156,7 +172,8 @@ def _scans(plan: Plan, fold: str, model: Sequence[str], pool: Sequence[str]) -> 
         drawer = ("--model", f"{lora}/last")
     else:
         words += ("--lora-from", str(plan.base), *scale.adapting)
-        yield stage("lora", words + device, "adapt the scan model to this site")
+        whose = plan.origin("ddpm_lora", plan.base).partition(",")[0]
+        yield stage("lora", words + device, f"fine-tune to this site, by LoRA: {whose}")
         drawer = ("--model", str(plan.base), "--lora", f"{lora}/last")
     draw = ("sample", tumours, *drawer, "--out", out, "--data", root, "--fold", fold)
     draw += (*scale.sampling, *_seed(plan), *device)

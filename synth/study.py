@@ -64,10 +64,10 @@ def run(
                 raise KeyboardInterrupt
             if state == "failed":
                 raise _failure(stage, outcome.code, out)
-            left = ledger.seconds_left(at + 1) if at + 1 < len(stages) else 0.0
+            rest = ledger.seconds_left(at + 1) if at + 1 < len(stages) else 0.0
             log.info(
                 "%s: done in %s, %.0f MB%s", _place(ledger, at), spoken(outcome.seconds),
-                outcome.peak_memory_mb, f"; about {spoken(left)} left in all" if left else "",
+                outcome.peak_memory_mb, f"; about {spoken(rest)} left in all" if rest else "",
             )  # fmt: skip
 
 
@@ -78,6 +78,15 @@ def spoken(seconds: float) -> str:
     if seconds < 90 * 60:
         return f"{seconds / 60:.0f} min"
     return f"{seconds / 3600:.1f} h"
+
+
+def left(ledger: Ledger, at: int, elapsed: float = 0.0) -> str:
+    """Say how long a stage and the whole still take."""
+    own = ledger.seconds_left_of(at, elapsed)
+    whole = spoken(ledger.seconds_left(at, elapsed))
+    if not own:
+        return f"longer than expected, about {whole} left in all"
+    return f"about {spoken(own)} left, {whole} in all"
 
 
 def tail(path: Path, lines: int = TAIL) -> list[str]:
@@ -166,8 +175,7 @@ def _line(ledger: Ledger, at: int) -> Generator[Callable[[float], None]]:
     """Yield what shows how long a stage has run: in place on a terminal, now and then elsewhere."""
     stage, place = ledger.stages[at], _place(ledger, at)
     path = ledger.out / LOGS / f"{stage.name}.log"
-    left = ledger.seconds_left(at)
-    log.info("%s: %s; about %s left in all", place, stage.purpose, spoken(left))
+    log.info("%s: %s; %s", place, stage.purpose, left(ledger, at))
     width = shutil.get_terminal_size().columns - 1
     bar = tqdm(total=1, bar_format="{desc}", leave=False, disable=not sys.stderr.isatty(),
                file=sys.stderr)  # fmt: skip
@@ -179,8 +187,7 @@ def _line(ledger: Ledger, at: int) -> Generator[Callable[[float], None]]:
             return
         spoke = elapsed
         last = (tail(path, 1) or [""])[0]
-        left = spoken(ledger.seconds_left(at, elapsed))
-        text = f"{place}: {spoken(elapsed)}, about {left} left in all | {last}"
+        text = f"{place}: {spoken(elapsed)}, {left(ledger, at, elapsed)} | {last}"
         if bar.disable:
             log.info("%s", text)
         else:

@@ -14,7 +14,7 @@ SETS_HEAD = (
     "Scans against unseen real ones. KID and MMD² are unbiased, with a bootstrap interval; the "
     "last line has what random halves of the real cases stay within. FID is that of equally many "
     "cases, after the slash that of real ones among themselves. MS-SSIM is of pairs: equal is the "
-    "goal. Signs: contrasts to the brain as real cases have them. |z|: median of the largest."
+    "goal. Signs: contrasts to the brain as real cases have them. z: median of the largest."
 )
 DICE_HEAD = "Dice of the segmenter against the labels: the real line is what it can reach."
 TEXTURE_HEAD = "Energy of Haar details in the brain, made over real; level 1 is the finest."
@@ -41,8 +41,8 @@ def tables(summary: Mapping[str, Any]) -> list[tuple[str, Rows]]:
 
 def _sets(sets: Mapping[str, Mapping[str, Any]]) -> Rows:
     rows = [[
-        "scans", "n", "KID [95 %]", "MMD² [95 %]", "FID", "MS-SSIM", "signs", "|z| intensity",
-        "|z| texture", "nearest training", "copied",
+        "scans", "n", "KID [95 %]", "MMD² [95 %]", "FID", "MS-SSIM", "signs", "z intensity",
+        "z texture", "nearest training", "copied",
     ]]  # fmt: skip
     for name, own in sets.items():
         rows.append([

@@ -74,6 +74,7 @@ def test_mistakes_are_one_line_and_exit_2(
 def sample(
     source: Path, *, count: int = 3, kind: Literal["a", "b"] = "a",
     names: tuple[str, ...] = (), limit: float | None = None, fast: bool = False,
+    sizes: tuple[int, ...] = (),
 ) -> None:  # fmt: skip
     """Do a thing.
 
@@ -85,6 +86,7 @@ def sample(
         names: several.
         limit: at most.
         fast: hurry.
+        sizes: several.
     """
 
 
@@ -93,11 +95,15 @@ def test_a_signature_becomes_flags() -> None:
     values = parser.parse(["x", "--count", "5", "--names", "p", "q", "--limit", "2", "--fast"])
     assert values == {
         "source": Path("x"), "count": 5, "kind": "a", "names": ["p", "q"], "limit": 2.0,
-        "fast": True,
+        "fast": True, "sizes": (),
     }  # fmt: skip
     assert "how many, really. [3]" in " ".join(parser.format_help().split())
     assert parser.parse(["x", "--names", "p,q", "r"])["names"] == ["p", "q", "r"]
     assert parser.parse(["x", "--names", "p=1,2"])["names"] == ["p=1,2"]
+    for words in (["1,2", "4"], ["1", "2", "4"], ["1,2,4"]):
+        assert parser.parse(["x", "--sizes", *words])["sizes"] == [1, 2, 4]
+    with pytest.raises(SynthError, match="invalid int value: '1,b'"):
+        parser.parse(["x", "--sizes", "1,b"])
     with pytest.raises(SynthError, match="invalid int value"):
         parser.parse(["x", "--count", "many"])
 

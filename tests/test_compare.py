@@ -1,6 +1,8 @@
 """The comparison: nothing leaks, arms differ in one thing, kills change nothing, answers known."""
 
 import json
+import os
+import signal
 import subprocess
 import sys
 import time
@@ -16,12 +18,16 @@ from segmentation import compare
 from segmentation.config import PRESETS, TRAINING, Config
 from segmentation.lineage import cohorts
 from segmentation.mixing import ARMS, Mixed, items_of, require_same_real_slots, witness
+from segmentation.network import build
 from segmentation.outcome import conclude
+from synth import checkpoint
 from synth.case import MODALITIES, Case, discover
+from synth.cli import main
 from synth.dataset import ArrayCache
 from synth.errors import SynthError
 from synth.seeding import mix
-from synth.split import Entry, Split, write_split
+from synth.segmentation_scores import RegionScore, write_scores
+from synth.split import Entry, Split, patient_marks, write_split
 from synth.volume import Volume
 from tests.conftest import LPS
 from tests.test_train import environment
@@ -106,6 +112,82 @@ def test_every_case_has_one_part(real, made):
 def test_a_planted_leak_is_refused(real, made, change, words):
     with pytest.raises(SynthError, match=words):
         cohorts(split_of(real, made, [replace(made[0], **change)]), 1, inner_share=0.2)
+
+
+def test_what_a_tested_patient_is_behind_is_not_used(real, made):
+    """A donor's fold, or one that the shapes' model has seen, is among the folds seen."""
+    seen = replace(made[0], case=replace(made[0].case, id="BraTS-GLI-00300-000"), seen_folds=(0, 1))
+    own = cohorts(split_of(real, [seen]), 1, inner_share=0.2)
+    assert (own.made, own.unused) == ((), 1)
+
+
+def weights_of(folder: Path, patients: list[str] | None) -> Path:
+    facts = {} if patients is None else {"patients": patients}
+    return checkpoint.save(
+        folder, model=build(SMALL), family="segmentation", preset="tiny", config=SMALL, **facts
+    )
+
+
+def test_weights_that_have_seen_a_tested_patient_are_refused(real, made, tmp_path, caplog):
+    split = split_of(real, made)
+    trained, tested, other = (
+        patient_marks([real[0].case]), patient_marks([real[8].case]), ["0123456789ab"],
+    )  # fmt: skip
+    again = replace(real[8].case, id="BraTS-GLI-00008-001")  # another visit of hers
+
+    def begun(name: str, patients: list[str] | None, **changes) -> str:
+        caplog.clear()
+        config = replace(SMALL, init_from=str(weights_of(tmp_path / name, patients)))
+        compare.begin(study_of(tmp_path / f"of-{name}", split, config=config, **changes))
+        return caplog.text
+
+    for name, known in (
+        ("one", tested), ("both", trained + tested), ("visit", patient_marks([again])),
+    ):  # fmt: skip
+        with pytest.raises(SynthError, match=r"was trained on patients of fold 1.*leak"):
+            begun(name, known)
+        assert not (tmp_path / f"of-{name}").exists()
+    assert "does not say" not in begun("apart", trained + other)
+    assert "silent does not say whom it was trained on" in begun("silent", None)
+    with pytest.raises(SynthError, match="patients of fold 0"):
+        begun("zero", trained, folds=(0, 1), arms=("base", "duplicated"))
+
+
+def test_fine_tuned_weights_remember_whom_their_base_has_seen(tmp_path):
+    weights_of(tmp_path / "base", ["aa", "bb"])
+    config = replace(SMALL, init_from=str(tmp_path / "base"))
+    describe = {"family": "segmentation", "preset": "tiny", "config": config, "patients": ["cc"]}
+    (tmp_path / "tuned").mkdir()
+    recipe = compare.Recipe(config, build(SMALL))
+    recipe.writer(describe)(tmp_path / "tuned", recipe.model, {})
+    assert checkpoint.read_metadata(tmp_path / "tuned")["patients"] == ["aa", "bb", "cc"]
+
+
+def test_a_stopped_study_is_told_from_one_to_be_mended(real, made, tmp_path, monkeypatch):
+    """Exit code 130 where it was asked to stop, for the launcher to try again; then it goes on."""
+    root = Path(os.path.commonpath([e.case.path("t1n") for e in (*real, *made)]))
+    write_split(root / "split.json", split_of(real[:7], made), root)
+    words = [
+        "compare", root, "--split", root / "split.json", "-o", tmp_path / "study", "--folds", 1,
+        "--arms", "base", "synthetic", "--seeds", 0, "--steps", 6, "--batch-size", 1,
+        "--validate-every", 3, "--save-every", 3, "--preview-every", 0, "--width", 4,
+        "--patch", 32, 32, 32, "--spacing-mm", 1.0, "--device", "cpu",
+    ]  # fmt: skip
+    words = [str(word) for word in words]
+    steps, losses = [], compare.Recipe.losses
+
+    def asking(self, batch):
+        steps.append(1)
+        if len(steps) == 8:  # in the second unit
+            signal.raise_signal(signal.SIGTERM)
+        yield from losses(self, batch)
+
+    monkeypatch.setattr(compare.Recipe, "losses", asking)
+    assert main(words) == 130
+    assert len(list((tmp_path / "study").rglob("scores.csv"))) == 1
+    assert main(words) == 0
+    assert len(list((tmp_path / "study").rglob("scores.csv"))) == 2
+    assert len(steps) == 12  # nothing was done twice
 
 
 def test_a_copy_of_a_tested_case_is_refused(real, made):
@@ -207,7 +289,7 @@ def test_a_killed_study_ends_in_the_same_table(real, made, tmp_path, monkeypatch
 
 
 def test_noise_for_labels_is_a_loss_and_is_said(real, tmp_path):
-    """The reduced proof: wrong labels in most slots harm; the slow one has all three answers."""
+    """The reduced proof of harm, trained: wrong labels in most slots; the slow one has it all."""
     root = tmp_path / "made"
     wrong = [
         Entry(case=write_case(root, 200 + k, wrong=True), fold=-1, source="x", seen_folds=())
@@ -230,6 +312,72 @@ def test_noise_for_labels_is_a_loss_and_is_said(real, tmp_path):
     assert summary["means"]["base"]["dice"] > 0.5
     for name in ("forest-synthetic-base.png", "pairs-synthetic-base.png", "table.md"):
         assert (tmp_path / "study" / name).stat().st_size > 500
+
+
+def test_a_patch_from_the_data_is_in_the_study_as_numbers(real, made, tmp_path, monkeypatch):
+    monkeypatch.setattr(compare, "run", lambda study, units: True)
+    root = tmp_path.parent
+    write_split(tmp_path / "split.json", split_of(real, made), root)
+    words = ["compare", root, "--split", tmp_path / "split.json", "-o", tmp_path / "study",
+             "--folds", 1, "--patch", "0,0,0", "--spacing-mm", 1]  # fmt: skip
+    for _ in range(2):
+        assert main([str(word) for word in words]) == 0
+        begun = json.loads((tmp_path / "study" / "study.json").read_text())
+        assert begun["config"]["patch"] == [32, 32, 32]  # of brains that are 28 voxels wide
+
+
+def scored(study: compare.Study, gain: float) -> float:
+    """Write the scores of a study that trained nothing; return the mean difference.
+
+    Cases differ by far more than arms do, every training has its luck on all cases alike, and every
+    case its own.
+    """
+    rng = np.random.default_rng(0)
+    tested = study.cohorts[1].tested
+    level = rng.uniform(0.5, 0.7, len(tested))
+    found: dict[str, list[np.ndarray]] = {arm: [] for arm in study.arms}
+    for unit in study.units:
+        luck, own = rng.normal(0, 0.005), rng.normal(0, 0.01, (len(tested), 3))
+        dice = level[:, None] + luck + own + gain * (unit.arm == "synthetic")  # (cases, 3)
+        found[unit.arm].append(dice)
+        rows = [
+            RegionScore(
+                case=case.id, patient=case.patient, region=region, convention="2023",
+                values={"dice": value, "hd95": 20 * (1 - value), "nsd_1mm": value,
+                        "lesion_dice": value, "lesion_hd95": 20 * (1 - value)},
+                fold=unit.fold, seed=unit.seed,
+            )
+            for case, values in zip(tested, dice, strict=True)
+            for region, value in zip(
+                ("WT", "TC", "ET", "mean"), [*values, values.mean()], strict=True
+            )
+        ]  # fmt: skip
+        write_scores(study.scores(unit), rows)
+    return float(np.mean(found["synthetic"]) - np.mean(found["base"]))
+
+
+@pytest.mark.parametrize(
+    ("gain", "answer"), [(0.0, "no evidence that they differ"), (0.05, "gain"), (-0.2, "loss")]
+)
+def test_scores_of_three_seeds_end_in_the_sentence_they_deserve(real, made, tmp_path, gain, answer):
+    """The answers of the slow proof (copies, more, noise) from scores alone: nothing is trained."""
+    study = study_of(tmp_path, split_of(real, made), seeds=(0, 1, 2))
+    mean = scored(study, gain)
+    words = conclude(study)
+    found = json.loads((tmp_path / "summary.json").read_text())
+    primary = found["comparisons"]["synthetic against base"]["primary"]
+    low, high = primary["mean_interval"]
+    assert primary["mean"] == pytest.approx(mean, abs=1e-12)
+    assert low < mean < high
+    amount = f"{mean:+.4f}".replace("-", "−")
+    said = found["verdicts"]["synthetic against base"]
+    assert said in words
+    assert said in (tmp_path / "table.md").read_text()
+    assert "7 cases of 7 patients, 3 trainings of each arm" in said
+    assert (f"a {answer} of {amount} [" if gain else f"{answer}, {amount} [") in said
+    assert (low <= 0 <= high) == (gain == 0)
+    assert primary["detectable"] < 0.05  # the gain is one that this sample can show
+    assert f"would have shown {primary['detectable']:.4f} with 80 % power" in said
 
 
 @pytest.mark.parametrize(

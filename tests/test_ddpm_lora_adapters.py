@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,9 +14,12 @@ from torch import Tensor, nn
 
 from ddpm_lora import adapters, merging
 from ddpm_lora.config import LORA_RATES, PRESETS, Config
+from ddpm_lora.data import SynthesisData
 from ddpm_lora.finetune import FineTuning, attach, only_trainable, published_name
 from ddpm_lora.network import build
+from ddpm_lora.recipe import measure
 from synth import checkpoint
+from synth.case import discover
 from synth.cli import main
 from synth.errors import SynthError
 from synth.manifest import file_hash
@@ -59,6 +63,10 @@ def save(recipe: FineTuning, folder: Path, **facts: object) -> Path:
     return folder
 
 
+def pointing(base: Path) -> dict[str, str]:
+    return {"path": str(base), "preset": "tiny", "fingerprint": "0" * 16}
+
+
 def inputs() -> tuple[Tensor, Tensor]:
     draw = torch.Generator().manual_seed(0)
     return torch.randn(1, 64, 10, 12, 8, generator=draw), torch.tensor([33.0])
@@ -99,6 +107,29 @@ def test_saved_read_by_peft_and_merged_all_answer_alike(tmp_path: Path, preset: 
     assert again.model.state_dict().keys() == build(SMALL).state_dict().keys()
     assert again.metadata["adapters"][0]["name"] == "site_b"
     assert "base" not in again.metadata
+
+
+def test_an_adapter_brings_its_sites_statistics(tmp_path: Path) -> None:
+    """Mean brain and spreads are the site's, halfway with half the weight; peft reads the file."""
+    from peft import PeftModel
+
+    base = base_in(tmp_path / "base", config=replace(SMALL, atlas=True))
+    write_case(tmp_path / "data", "BraTS-GLI-00001-000", seed=1)
+    config = replace(SMALL, atlas=True, lora_from=str(base), spacing_mm=1.0)
+    items = SynthesisData(discover(tmp_path / "data"), config)
+    folder = save(FineTuning(config, items=items), tmp_path / "site_b")
+    own = build(replace(SMALL, atlas=True))
+    measure(own, items)
+    before, after = checkpoint.load(base).model, checkpoint.load(folder).model
+    half = merging.load(f"{folder}:0.5").model
+    for name, site in own.named_buffers():
+        assert not torch.allclose(before.get_buffer(name), site)
+        torch.testing.assert_close(after.get_buffer(name), site)
+        mean = (before.get_buffer(name) + site) / 2
+        torch.testing.assert_close(half.get_buffer(name), mean)
+    x, t = torch.randn(1, 96, 10, 12, 8), torch.tensor([33.0])
+    expected = after(x, t)
+    assert torch.equal(PeftModel.from_pretrained(before, str(folder)).eval()(x, t), expected)
 
 
 def test_full_adapts_every_kind_of_layer(tmp_path: Path) -> None:
@@ -167,8 +198,9 @@ def test_published_sizes_of_the_adapters(tmp_path: Path) -> None:
         if preset == "full":
             tensors = {published_name(k): v for k, v in model.state_dict().items()}
             adapters.write(
-                tmp_path, tensors=tensors, settings={}, base={"path": str(tmp_path)}, config=config
-            )
+                tmp_path, tensors=tensors, settings={}, base=pointing(tmp_path), config=config,
+                family="ddpm_lora", preset="lora_full",
+            )  # fmt: skip
     assert counts["last_two"] == 14_596
     assert counts["full"] == pytest.approx(2.65e6, rel=0.01)
     assert 1.5e5 < counts["light"] < 2.0e5
@@ -240,6 +272,49 @@ def test_base_tensors_do_not_change_by_a_byte(tmp_path: Path, cohort: Path) -> N
     assert all(torch.equal(after[n], v) for n, v in frozen.items())
 
 
+def test_an_adapter_has_a_card_and_is_published_pointing_to_its_base(tmp_path: Path) -> None:
+    base = base_in(tmp_path / "runs" / "deep" / "base")
+    recipe = tuned(base)
+    run = tmp_path / "runs" / "site_b"
+    save(recipe, run / "best", step=7, metrics={"loss": 0.5}, command="synth train ddpm_lora …")
+    count = sum(p.numel() for p in recipe.model.parameters())
+    print_of = adapters.fingerprint(checkpoint.load(base).model)
+    card = (run / "best" / "README.md").read_text()
+    for line in (
+        f"| base | ../../deep/base (tiny, weights {print_of}) |", f"| parameters | {count:,} |",
+        "| step | 7 |", "| validation loss | 0.5 |", "```bash\nsynth train ddpm_lora …\n```",
+        "`adapter_model.safetensors` holds the weights",
+    ):  # fmt: skip
+        assert line in card
+
+    # handed on beside a base of half the size
+    words = ["convert", str(base), "-o", str(tmp_path / "weights" / "base"), "--bits", "16"]
+    assert main(words) == 0
+    words = ["convert", str(run), "-o", str(tmp_path / "weights" / "site_b")]
+    assert main([*words, "--adapter-of", str(tmp_path / "weights" / "base")]) == 0
+    shutil.rmtree(tmp_path / "runs" / "deep")
+    there = adapters.read(tmp_path / "weights" / "site_b")
+    assert there.facts["base"]["path"] == there.settings["base_model_name_or_path"] == "../base"
+    assert (there.facts["step"], there.facts["preset"]) == (7, "lora_full")
+    assert "| base | ../base (tiny" in (there.folder / "README.md").read_text()
+    own = adapters.read(run).tensors
+    assert all(torch.equal(own[name], value) for name, value in there.tensors.items())
+    # 16 bits have 11 digits of weights of 0.1
+    torch.testing.assert_close(
+        answer(checkpoint.load(there.folder).model), answer(recipe.network), atol=0.02, rtol=0.02
+    )
+    other = base_in(tmp_path / "other", seed=9)
+    for more, message in (
+        (["--adapter-of", str(other)], "adapts another base"),
+        (["--adapter-of", str(tmp_path / "weights" / "base"), "--bits", "8"], "copied as it is"),
+        (["--adapter-of", str(tmp_path / "weights" / "base"), "--family", "wdm3d"], "no adapter"),
+    ):
+        with pytest.raises(SynthError, match=message):
+            main_raises([*words, *more])
+    with pytest.raises(SynthError, match="holds a whole network"):
+        adapters.publish(run, tmp_path / "other", base=tmp_path / "weights" / "base")
+
+
 def test_mistakes_are_explained(tmp_path: Path, cohort: Path) -> None:
     base = base_in(tmp_path / "base")
     other = base_in(tmp_path / "other", seed=9)
@@ -290,8 +365,9 @@ def test_an_adapter_of_another_network_changes_nothing(tmp_path: Path) -> None:
     tensors = {published_name(k): v for k, v in model.state_dict().items()}
     tmp_path.joinpath("a").mkdir()
     adapters.write(
-        tmp_path / "a", tensors=tensors, settings=settings, base={"path": str(base)}, config=wide
-    )
+        tmp_path / "a", tensors=tensors, settings=settings, base=pointing(base), config=wide,
+        family="ddpm_lora", preset="lora_full",
+    )  # fmt: skip
     network = checkpoint.load(base).model
     before = {k: v.clone() for k, v in network.state_dict().items()}
     with pytest.raises(SynthError, match="does not fit the base"):

@@ -95,6 +95,10 @@ def test_weights_give_regions_their_say() -> None:
     half = voxel_weights(classes, 0.5)[1, 0]
     ratio = half[classes[1] == ED][0] / half[classes[1] == 0][0]
     assert float(ratio) == pytest.approx((500 / 100) ** 0.5)
+    without = voxel_weights(classes, 0.5, background=False)
+    torch.testing.assert_close(without.mean((1, 2, 3, 4)), torch.ones(2))
+    assert (without[:, 0][classes == 0] == 0).all()
+    assert float(without[1, 0][classes[1] == ED][0] / without[1, 0][classes[1] == BRAIN][0]) > 1
     lone = torch.zeros(1, 20, 20, 20, dtype=torch.uint8)
     lone[0, 0, 0, 0] = ET
     assert 15 < float(voxel_weights(lone, 1.0).max()) < 41  # not the 4000 that balance asks for

@@ -149,14 +149,15 @@ def test_one_case_is_learned_by_heart(cohort: Path, objective: str) -> None:
     recipe = recipe_of(config, data)
     optimizer = recipe.optimizers()["model"]
     before = recipe.validate(batch)
-    for step in range(25):
+    for step in range(50):
         torch.manual_seed(step)
         ((_, loss),) = recipe.losses(batch)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
     after = recipe.validate(batch)
-    # Twenty-five steps of a network of 30,000 weights.
+    # Fifty steps of a network of 30,000 weights.
+    print(before, after)
     assert after["loss"] < 0.8 * before["loss"]
     assert after["rmse_brain"] < 0.9 * before["rmse_brain"]
 

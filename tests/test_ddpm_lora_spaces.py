@@ -13,7 +13,7 @@ from nibabel import orientations
 
 from ddpm_lora.atlas import EDGE, mean_brain, placed
 from ddpm_lora.config import PRESETS, Config
-from ddpm_lora.network import build
+from ddpm_lora.network import build, denoiser
 from ddpm_lora.spaces import (
     BACKGROUND,
     BandStatistics,
@@ -66,11 +66,13 @@ def test_images_come_back(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["wavelet", "pixel"])
 def test_a_difference_of_states_is_the_difference_of_images(name: str) -> None:
-    _, head = brain()
+    head = torch.ones(1, 1, *SHAPE, dtype=torch.bool)
     space = spaces()[name]
     a, b = normal(1, 4, *SHAPE), normal(1, 4, *SHAPE, seed=1)
-    states = [space.state(i, torch.ones_like(head)) for i in (a, b)]
-    torch.testing.assert_close(space.difference(states[0] - states[1]), a - b, atol=1e-5, rtol=0)
+    states = [space.state(i, head) for i in (a, b)]
+    torch.testing.assert_close(
+        space.difference(states[0] - states[1], head), a - b, atol=1e-5, rtol=0
+    )
 
 
 def test_bands_in_the_brain_have_unit_spread_and_the_background_is_nothing() -> None:
@@ -80,6 +82,8 @@ def test_bands_in_the_brain_have_unit_spread_and_the_background_is_nothing() -> 
     inside = state[:, blocks == 1]
     assert torch.allclose(inside[::8].mean(1), torch.zeros(4), atol=1e-5)
     assert torch.allclose(inside.square().mean(1), torch.ones(32), atol=1e-4)
+    cut = state[:, (blocks > 0) & (blocks < 1)]
+    assert torch.allclose(cut.square().mean(1), torch.ones(32), atol=1e-4)
     assert torch.allclose(state[:, blocks == 0], torch.zeros(()), atol=1e-5)
 
 
@@ -98,8 +102,6 @@ def test_statistics_are_those_of_pywt_bands() -> None:
             assert spread == pytest.approx(rms, rel=1e-5)
         low = float(network.get_buffer("band_mean")[8 * contrast])
         assert low == pytest.approx(bands["aaa"].mean(), rel=1e-5)
-    with pytest.raises(SynthError, match="even"):
-        statistics.add(torch.zeros(4, 3, 4, 4), torch.ones(3, 4, 4, dtype=torch.bool))
 
 
 def test_pixel_space_has_the_axes_of_med_ddpm() -> None:
@@ -126,14 +128,14 @@ def test_low_bands_of_the_condition_are_shares_of_a_block() -> None:
 def test_with_an_atlas_only_what_is_unusual_is_diffused() -> None:
     image, head = brain()
     atlas = normal(4, EDGE, EDGE, EDGE, seed=3)
-    space = Wavelet(torch.zeros(32), torch.ones(32), atlas)
+    space = Wavelet(torch.zeros(32), torch.ones(32), torch.ones(32), atlas)
     back = space.image(space.state(image, head), head)
     torch.testing.assert_close(back, image)
     usual = torch.where(head, placed(atlas, head), BACKGROUND)
     assert space.state(usual, head).abs().max() < 1e-6
     planes = head.float().expand(-1, 4, -1, -1, -1) / 4
     seen = space.condition(planes)
-    torch.testing.assert_close(seen[:, :32], Wavelet(space.mean, space.spread).condition(planes))
+    torch.testing.assert_close(seen[:, :32], replace(space, atlas=None).condition(planes))
     torch.testing.assert_close(seen[:, 32:], dwt3(placed(atlas, head)) / 8**0.5)
     config = replace(WAVELET, atlas=True)
     assert seen.shape[1] == config.condition_channels
@@ -169,6 +171,42 @@ def test_the_mean_brain_leaves_tumours_out() -> None:
     torch.testing.assert_close(found[inside], healthy[inside], atol=1e-4, rtol=0)
     expected = torch.stack(images).mean(0)
     torch.testing.assert_close(found[~inside], expected[~inside], atol=1e-4, rtol=0)
+
+
+def test_the_background_is_known() -> None:
+    image, head = brain()
+    space = spaces()["wavelet"]
+    unknown = torch.as_tensor(space.unknown(head))
+    assert set(unknown.unique().tolist()) == {0.0, 1.0}
+    assert (space.state(image, head)[(unknown == 0).expand(1, 32, -1, -1, -1)] == 0).all()
+    assert (head <= F.interpolate(unknown, scale_factor=2).bool()).all()
+
+
+def test_the_edge_of_the_head_is_no_detail() -> None:
+    """A brain that is brighter than usual all over has low bands only, in broken blocks, too."""
+    _, head = brain()
+    space = spaces()["wavelet"]
+    usual = space.image(torch.zeros(1, 32, *(n // 2 for n in SHAPE)), head)
+    state = space.state(torch.where(head, usual + 0.3, BACKGROUND), head).unflatten(1, (4, 8))
+    torch.testing.assert_close(
+        state[:, :, 1:], torch.zeros_like(state[:, :, 1:]), atol=1e-5, rtol=0
+    )
+    assert (state[:, :, 0] != 0).sum() == 4 * torch.as_tensor(space.unknown(head)).sum()
+
+
+@pytest.mark.parametrize("name", ["wavelet", "pixel"])
+def test_noise_on_the_known_is_not_seen(name: str) -> None:
+    config = {"wavelet": WAVELET, "pixel": PIXEL}[name]
+    network = build(config)
+    torch.nn.init.normal_(network.get_parameter("out.2.weight"), std=0.1)
+    _, head = brain()
+    planes = torch.cat([torch.zeros(1, 3, *SHAPE), head.float()], dim=1)
+    space, denoise = space_of(config, network), denoiser(network, config, planes)
+    x = torch.randn_like(space.state(torch.zeros(1, 4, *SHAPE), head))
+    spoiled = torch.where(torch.as_tensor(space.unknown(head)) == 0, 9.0, x)
+    logsnr = torch.zeros(1)
+    assert torch.equal(denoise(x, logsnr), denoise(spoiled, logsnr))
+    assert torch.equal(x, spoiled) == (name == "pixel")  # Med-DDPM draws the background, too
 
 
 @pytest.mark.parametrize("name", ["wavelet", "pixel"])

@@ -18,6 +18,7 @@ from synth.cli import main
 from synth.errors import SynthError
 from synth.judge_synthesis import evaluate_synthesis
 from synth.overlap import dice
+from synth.report.html import markdown_tables
 from synth.synthesis_case import load_scans, regions_of
 from synth.synthesis_description import column_names
 from synth.synthesis_segmenter import Segmenter
@@ -97,6 +98,8 @@ def test_the_set_stands_beside_real_ones(judged: Path) -> None:
     assert summary["real"]["seg_dice"] is None
     assert summary["signs"]["ET_t1c_mean"] == 1
     table = (judged / "table.md").read_text()
+    for _, rows in markdown_tables(table):
+        assert len({len(row) for row in rows}) == 1, rows[0]  # a bar in a cell cuts it
     assert "unseen real" in table
     assert "random convolutions" in table
 

@@ -23,7 +23,7 @@ from label_gan.turn import turned
 from synth.case import discover
 from synth.cli import main
 from synth.phantom import write_cohort
-from synth.split import Split, folds, read_split, write_split
+from synth.split import Split, folds, patient_marks, read_split, write_split
 from tests.conftest import ball
 
 
@@ -192,6 +192,22 @@ def test_nothing_of_a_held_out_case_is_trained_on(cohort: Path, tmp_path: Path) 
     # What lies below the data because it was made from it is not made from again.
     assert masks(data, data / "again", "--per-case", "1") == 0
     assert len(list((data / "again").glob("*-healthy*"))) == 4
+
+
+@pytest.mark.parametrize("prior", [False, True])
+def test_the_record_says_who_is_behind_a_tumour(cohort: Path, tmp_path: Path, prior: bool) -> None:
+    words = ["--kind", "tumour", "--per-case", "3", *["--prior"] * prior]
+    assert masks(cohort, tmp_path / "made", *words) == 0
+    records = [json.loads(p.read_text()) for p in (tmp_path / "made" / "records").iterdir()]
+    found = [record for record in records if not record["gave_up"]]
+    assert len(found) > 6
+    for record in found:
+        given = {part["shape"].split()[0] for part in record["components"]}
+        assert record["donors"] == sorted(given)
+        # The prior is made of everybody's tumours; without it and without a model, no more are met.
+        assert record["patients"] == (patient_marks(discover(cohort)) if prior else [])
+        assert record["unmarked"] == []
+    assert any(record["donors"] != [record["source"]] for record in found)
 
 
 def test_tumours_come_with_labels_in_the_cases_scheme(cohort: Path, tmp_path: Path) -> None:

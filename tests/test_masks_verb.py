@@ -228,6 +228,31 @@ def test_shapes_are_mixed_as_asked(cohort: Path, model: Path, tmp_path: Path) ->
         assert expected[0] <= found.count("generated:") / len(found) <= expected[1]
 
 
+def test_whom_the_model_has_seen_goes_on_record(cohort: Path, model: Path, tmp_path: Path) -> None:
+    """A shape of the model's brings the model's patients; a model that tells none is unmarked."""
+    marked = checkpoint.save(
+        tmp_path / "marked", model=torch.nn.Linear(1, 1), family="wdm3d", preset="tiny",
+        config=Config(), patients=["aa", "bb"],
+    )  # fmt: skip
+    words = ["masks", str(cohort), "--kind", "tumour", "--workers", "1", "--per-case", "3"]
+    for place, patients, unmarked in ((marked, ["aa", "bb"], []), (model, [], ["label_gan"])):
+        out, drawn = tmp_path / f"{place.name}-made", tmp_path / f"{place.name}-drawn"
+        assert main([*words, "--model", str(place), "-o", str(out)]) == 0
+        records = [json.loads(path.read_text()) for path in (out / "records").iterdir()]
+        kinds = set()
+        for record in (r for r in records if not r["gave_up"]):
+            (shape,) = [part["shape"] for part in record["components"]]
+            kinds.add(generated := shape.startswith("generated: "))
+            assert record["patients"] == (patients if generated else [])
+            assert record["unmarked"] == (unmarked if generated else [])
+            assert record["donors"] == ([] if generated else [shape.split()[0]])
+        assert kinds == {True, False}
+        assert main(["masks", "--model", str(place), "--count", "1", "-o", str(drawn)]) == 0
+        (record,) = [json.loads(path.read_text()) for path in (drawn / "records").iterdir()]
+        assert (record["donors"], record["patients"]) == ([], patients)
+        assert record["unmarked"] == unmarked
+
+
 def test_without_data_labels_are_drawn(model: Path, tmp_path: Path) -> None:
     words = ["masks", "--model", str(model), "--count", "5", "-o"]
     assert main([*words, str(tmp_path / "out")]) == 0

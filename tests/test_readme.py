@@ -177,6 +177,9 @@ def test_every_verb_is_parsed_as_printed(block: Block) -> None:
 
 
 def parse(words: list[str]) -> None:
+    if "--" in words:  # of sweep and launch: another command follows
+        parse(words[words.index("--") + 1 :])
+        words = words[: words.index("--")]
     verb, *rest = words
     work = function(verb)
     settings = getattr(work, "settings", lambda _: ())(rest)

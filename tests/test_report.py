@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import html
 import io
 import json
 import re
@@ -38,6 +39,7 @@ from tests.conftest import ball
 from tests.toy_scans import AFFINE, SHAPE, patient, write
 
 CASES = 5
+DRAWN = "BraTS-GLI-00001-000"
 CHROMIUM = next(
     filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), ""
 )
@@ -59,15 +61,22 @@ def with_holes(files: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 
 def paint(folder: Path, case_id: str, files: dict[str, np.ndarray]) -> None:
-    """Fill the holes by the mean of the rest, give or take."""
+    """Fill the holes by the mean of the rest, give or take; the first case several times over."""
     scan, hole = files["t1n"].astype(np.float32), files["mask"]
-    noise = np.random.default_rng(0).normal(0, 20, SHAPE)
-    filled = np.where(hole, scan[(scan > 0) & ~hole].mean() + noise, scan)
-    for name, data in (("inference", filled), ("sd", np.where(hole, 15, 0))):
-        volume = Volume(data=data.astype(np.float32)[None], affine=AFFINE)
-        volume.save(folder / f"{case_id}-t1n-{name}.nii.gz")
+    rng = np.random.default_rng(0)
+    filled, drawn = (
+        np.where(hole, scan[(scan > 0) & ~hole].mean() + rng.normal(0, noise, SHAPE), scan)
+        for noise in (20, 40)
+    )
+    made = {folder / f"{case_id}-t1n-inference.nii.gz": filled}
+    if case_id == DRAWN:
+        draws = folder.parent / "inpainted_draws"
+        made[draws / f"{case_id}-t1n-inference.nii.gz"] = drawn
+        made[draws / f"{case_id}-t1n-sd.nii.gz"] = np.where(hole, 15, 0)
+    for path, data in made.items():
+        Volume(data=data.astype(np.float32)[None], affine=AFFINE).save(path)
     record = manifest(
-        "inpaint", {"model": "weights/wdm3d", "seed": 0, "steps": 4}, (),
+        "inpaint", {"model": "a/weights/wdm3d", "weights": "0a", "seed": 0, "steps": 4}, (),
         network_calls=8, seconds=1.25, peak_memory_mb=640,
     )  # fmt: skip
     write_json(folder / "records" / f"{case_id}.json", record)
@@ -130,6 +139,7 @@ def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_json(root / "lora" / "best" / "config.json", {
         "family": "ddpm_lora", "preset": "tiny", "step": 7, "seed": 1, "config": {"rank": 4},
         "data_hash": "0123456789abcdef", "versions": {"torch": "2"}, "git": None,
+        "base": {"path": "../../weights/ddpm_lora", "preset": "tiny", "fingerprint": "f"},
     })  # fmt: skip
     write_json(root / "study.json", {"stages": [
         {"name": "cohort", "command": "synth phantom <cohort>", "seconds": 3.5, "state": "done",
@@ -261,10 +271,13 @@ def test_the_three_sentences_tell_what_the_files_tell(page: str, study: Path) ->
 def test_methods_and_cost_come_from_the_manifests(page: str, study: Path) -> None:
     read = Reader(page)
     words = " ".join("".join(read.text).split())
-    assert "Healthy tissue was painted by synth inpaint (model weights/wdm3d, seed 0, steps 4)" in (
-        words
+    painted = (
+        "Healthy tissue was painted by synth inpaint (model a/weights/wdm3d, weights 0a, seed 0,"
     )
-    assert "The ddpm_lora model in lora has preset tiny, step 7, seed 1, data 0123456789ab" in words
+    assert f"{painted} steps 4)" in words
+    assert "weights/wdm3d was used as given, not trained here." in words
+    adapter = "The ddpm_lora model in lora has preset tiny, step 7, seed 1, data 0123456789ab; "
+    assert f"{adapter}it is an adapter (LoRA), fine-tuned from weights/ddpm_lora." in words
     assert "and compared by synth compare (arms base synthetic, preset tiny, share 0.5" in words
     record = read_json(study / "inpainted" / "records" / "BraTS-GLI-00000-000.json")
     assert f"torch {record['versions']['torch']} and 2" in words
@@ -294,7 +307,12 @@ def films_of(page: str) -> list[tuple[str, np.ndarray, int, list[int]]]:
 
 def test_films_show_the_slices_they_say(page: str, study: Path) -> None:
     films = films_of(page)
-    assert len(films) == 3 * 3 * 5  # cases, planes; before, given, after, error, sd
+    # cases, planes; before, given, after, error; one draw and sd of what was drawn several times
+    assert len(films) == 3 * 3 * 4 + 3 * 2
+    shown = [alt.partition(", axial")[0] for alt, *_ in films if alt.endswith(", axial")]
+    (drawn,) = (i for i, name in enumerate(shown) if name == "t1n one draw painting")
+    assert shown[drawn - 1] == "t1n after painting"
+    assert [name.partition(",")[0] for name in shown[drawn + 1 : drawn + 3]] == ["|error|", "sd"]
     first = next(f for f in films if f[0] == "t1n given painting, axial")
     _, film, start, slices = first
     assert film.shape[0] % len(slices) == 0
@@ -316,6 +334,23 @@ def _prediction_rows(study: Path) -> Iterator[tuple[str, int]]:
     lines = (study / "inpainted_eval" / "per_case.csv").read_text().splitlines()
     place = lines[0].split(",").index("mse")
     yield from ((line, place) for line in lines[1:] if line.split(",")[1] == "prediction")
+
+
+def test_a_case_that_was_drawn_several_times_is_shown(tmp_path: Path) -> None:
+    from synth.report.inpainting import _chosen
+
+    names = [f"c{i}" for i in range(5)]
+    for part, kind, cases in (("inpainted", "inference", names), ("inpainted_draws", "sd", "")):
+        (tmp_path / part).mkdir()
+        for name in cases or ["c1", "c3"]:
+            (tmp_path / part / f"{name}-t1n-{kind}.nii.gz").touch()
+    (tmp_path / "inpainted_eval").mkdir()
+    rows = [f"{name},prediction,0.{i + 1}" for i, name in enumerate(names)]
+    table = tmp_path / "inpainted_eval" / "per_case.csv"
+    table.write_text("\n".join(["case,method,mse", *rows]))
+    assert list(_chosen(Study(root=tmp_path))) == ["c0", "c2", "c4", "c1"]
+    (tmp_path / "inpainted_draws" / "c4-t1n-sd.nii.gz").touch()
+    assert list(_chosen(Study(root=tmp_path))) == ["c0", "c2", "c4"]
 
 
 def test_outside_the_hole_before_and_after_are_one_picture(page: str) -> None:
@@ -431,22 +466,63 @@ def test_settings_and_hashes_of_many_manifests_are_merged() -> None:
 
 @pytest.mark.slow
 @pytest.mark.skipif(not CHROMIUM, reason="no Chromium on this machine")
-@pytest.mark.parametrize("size", ["1280,900", "500,900"])
-def test_a_browser_opens_it_without_a_word(page: str, study: Path, size: str) -> None:
-    answer = subprocess.run(
-        [CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr",
-         f"--window-size={size}", "--virtual-time-budget=3000", "--dump-dom",
-         (study / "report.html").as_uri()],
-        capture_output=True, text=True, timeout=120, check=True,
-    )  # fmt: skip
-    assert "CONSOLE" not in answer.stderr
-    read = Reader(re.sub(r"<!DOCTYPE html>", "<!doctype html>", answer.stdout))
+def test_a_browser_opens_it_without_a_word(page: str, study: Path) -> None:
+    text = seen_by_chromium(study / "report.html")
+    read = Reader(re.sub(r"<!DOCTYPE html>", "<!doctype html>", text))
     sliders = [own for name, own in read.tags if name == "input"]
     assert len(sliders) == 9
     for own in sliders:  # the script ran: it says to a screen reader which slice is shown
         assert own["aria-valuetext"].startswith("slice ")
     (button,) = [own for name, own in read.tags if name == "button"]
     assert "hidden" not in button
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not CHROMIUM, reason="no Chromium on this machine")
+@pytest.mark.parametrize("width", [1280, 390])
+@pytest.mark.parametrize(("scheme", "ground"), [("light", "#f3f5f7"), ("dark", "#0f1013")])
+def test_it_fits_a_desk_and_a_phone_by_day_and_night(
+    page: str, tmp_path: Path, width: int, scheme: str, ground: str
+) -> None:
+    around = tmp_path / "around.html"
+    around.write_text(FRAME.format(width=width, page=html.escape(page)), encoding="utf-8")
+    text = seen_by_chromium(around, dark=scheme == "dark")
+    found = json.loads(html.unescape(text.partition("<pre>")[2].partition("</pre>")[0]))
+    assert found["inner"] == width
+    # Everything unfolded, nothing is wider than the page, whose scroll bar takes some of it.
+    assert found["scroll"] == found["client"] <= width
+    assert found["button"] == ("Light page" if scheme == "dark" else "Dark page")
+    colour = ", ".join(str(int(ground[i : i + 2], 16)) for i in (1, 3, 5))
+    assert found["ground"] == f"rgb({colour})"
+
+
+# Chromium's own window is never narrower than 500 px.
+FRAME = """<!doctype html><meta charset="utf-8"><html style="color-scheme: light dark">
+<link rel="icon" href="data:,"><pre></pre>
+<iframe style="width: {width}px; height: 900px; border: 0" srcdoc="{page}"></iframe><script>
+const frame = document.querySelector("iframe");
+frame.onload = () => {{
+  const inside = frame.contentDocument, root = inside.documentElement;
+  for (const part of inside.querySelectorAll("details")) part.open = true;
+  document.querySelector("pre").textContent = JSON.stringify({{
+    inner: frame.contentWindow.innerWidth, scroll: root.scrollWidth, client: root.clientWidth,
+    ground: frame.contentWindow.getComputedStyle(inside.body).backgroundColor,
+    button: inside.querySelector("button").textContent,
+  }});
+}};
+</script>"""
+
+
+def seen_by_chromium(path: Path, *, dark: bool = False) -> str:
+    """Open a page, whose console has to stay empty, and return what became of it."""
+    answer = subprocess.run(
+        [CHROMIUM, "--headless", "--no-sandbox", "--disable-gpu", "--enable-logging=stderr",
+         "--window-size=1400,1000", f"--blink-settings=preferredColorScheme={0 if dark else 1}",
+         "--virtual-time-budget=3000", "--dump-dom", path.as_uri()],
+        capture_output=True, text=True, timeout=120, check=True,
+    )  # fmt: skip
+    assert "CONSOLE" not in answer.stderr
+    return answer.stdout
 
 
 def test_pictures_are_true_to_millimetres() -> None:

@@ -267,7 +267,7 @@ def test_setup_runs_once_and_again_when_its_input_changes(checkout):
 
     # Offline, an extra that cannot be fetched leaves the modes that do without it usable.
     offline = "echo 'connection broken'; exit 1"
-    assert len(installs("MODE=setup", "EXTRAS=viewer", FAKE_PIP=offline)) == 1
+    assert len(installs("MODE=setup", "EXTRAS=cluster", FAKE_PIP=offline)) == 1
     assert installs("MODE=test") == []
 
 

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import nibabel as nib
@@ -18,11 +19,11 @@ import ddpm_lora.made as made_module
 from ddpm_lora.config import PRESETS
 from synth.case import MODALITIES, discover
 from synth.cli import main
-from synth.config import read_json
+from synth.config import read_json, write_json
 from synth.manifest import file_hash
 from synth.picture import montage
 from synth.prepare import brain_mask
-from synth.split import Entry, Split, read_split, write_split
+from synth.split import Entry, Split, patient_marks, read_split, write_split
 from synth.volume import Volume
 from tests.conftest import write_case
 from tests.test_ddpm_lora_generate import save_adapter, save_model
@@ -74,8 +75,9 @@ def name_of(number: int, sample: int = 0) -> str:
 def test_what_is_drawn_depends_on_seed_case_and_number_alone(model: Path, tmp_path: Path) -> None:
     data = cohort(tmp_path / "data", 3)
 
-    def drawn(name: str, *more: str, source: Path = data, seed: str = "1") -> dict[str, bytes]:
-        words = ["sample", str(source), "--model", str(model), "-o", str(tmp_path / name)]
+    def drawn(name: str, *more: str, source: object = data, seed: str = "1") -> dict[str, bytes]:
+        sources = source if isinstance(source, list) else [source]
+        words = ["sample", *map(str, sources), "--model", str(model), "-o", str(tmp_path / name)]
         assert main([*words, "--steps", "1", "--seed", seed, *more]) == 0
         return made(tmp_path / name)
 
@@ -89,6 +91,11 @@ def test_what_is_drawn_depends_on_seed_case_and_number_alone(model: Path, tmp_pa
     }
     alone = drawn("one", source=data / "BraTS-GLI-00002-000" / "BraTS-GLI-00002-000-seg.nii.gz")
     assert alone == {k: v for k, v in whole.items() if "00002" in k}
+    first, third = (data / f"BraTS-GLI-0000{k}-000" for k in (1, 3))
+    several = [first / f"{first.name}-seg.nii.gz", third]
+    rest = {k: v for k, v in whole.items() if "00002" not in k}
+    assert drawn("several", source=several) == rest
+    assert drawn("named", "--labels", *map(str, several), source=[]) == rest
     other = drawn("other", seed="2")
     assert all(other[k] != whole[k] for k in whole if not k.endswith("seg.nii.gz"))
     # More samples of what is there add to it.
@@ -118,7 +125,8 @@ def test_what_is_written(
     assert np.array_equal(case.load("seg").data, real.load("seg").data)
     record = read_json(out / "records" / f"{name_of(1)}.json")
     assert record["inputs"][real.path("seg").name] == file_hash(real.path("seg"))
-    assert record["source"] == {"case": real.id, "label_map": real.id, "fold": None}
+    source = {"case": real.id, "label_map": real.id, "fold": None, "donors": []}
+    assert record["source"] == source
     assert (record["network_calls"], record["index"]) == (1, 0)
     picture = plt_read(out / "pictures" / f"{name_of(1)}.png")
     assert picture.shape[0] * 5 == pytest.approx(picture.shape[1] * 3, rel=0.1)  # 3 rows of 5
@@ -239,6 +247,88 @@ def test_tumours_placed_in_a_tested_brain_are_refused(
     assert main([*words, "-o", str(out)]) == 0  # without a split it is drawn
 
 
+def place_tumour(listed: Path, folder: Path, brain: int, **record: list[str]) -> str:
+    """A tumour as `synth masks` leaves it in the brain of a case, with its record if any."""
+    placed = f"BraTS-GLI-{brain:05d}-000-tumour00"
+    (case,) = [c for c in discover(listed.parent) if c.id == placed.removesuffix("-tumour00")]
+    for role, path in (("seg", case.path("seg")), ("brain", case.path("mask"))):
+        target = folder / placed / f"{placed}-{role}.nii.gz"
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(path, target)
+    if record:
+        known = {"donors": [], "patients": [], "unmarked": []}
+        write_json(folder / "records" / f"{placed}.json", {"case": placed, **known, **record})
+    return placed
+
+
+def sampled(listed: Path, model: Path, folder: Path, *more: str) -> int:
+    words = ["sample", str(folder), "--model", str(model), "--steps", "1"]
+    return main([*words, "-o", str(listed.parent / "drawn"), "--data", str(listed.parent), *more])
+
+
+@pytest.mark.parametrize(
+    ("donor", "words"),
+    [
+        ("BraTS-GLI-00001-000", "BraTS-GLI-00001-000 in fold 0, which is held out"),
+        ("BraTS-GLI-00001-001", "BraTS-GLI-00001-000 in fold 0, which is held out"),
+        ("BraTS-GLI-00003-000", "BraTS-GLI-00003, who is in testing"),
+    ],
+)
+def test_the_shape_of_a_tested_lesion_is_refused(
+    donor: str, words: str, listed: Path, model: Path, tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    """In a brain of a training fold: when it is drawn, and when it was drawn before."""
+    placed = place_tumour(listed, tmp_path / "placed", 2, donors=[donor])
+    strict = ["--append-to", str(listed), "--fold", "0"]
+    assert sampled(listed, model, tmp_path / "placed", *strict) == 2
+    told = f"{placed} has the shape of a lesion of {words} → "
+    assert told in capsys.readouterr().err
+    assert not (listed.parent / "drawn").exists()
+    assert sampled(listed, model, tmp_path / "placed") == 0  # without a split it is drawn
+    capsys.readouterr()
+    assert sampled(listed, model, tmp_path / "placed", *strict) == 2
+    assert f"is not appended: {told}" in capsys.readouterr().err
+    assert not [e for e in read_split(listed).training if e.source]
+
+
+def test_the_folds_of_all_who_are_behind_a_case_go_into_the_split(
+    listed: Path, tmp_path: Path
+) -> None:
+    """Whom the scans' model saw, whom the shapes' model saw, and who gave a shape."""
+    split = read_split(listed)
+    marks = [patient_marks([e.case]) for e in split.training]
+    silent = save_model(tmp_path / "silent")
+    knows_1 = save_model(tmp_path / "knows_1", patients=marks[1])
+    nobody = save_model(tmp_path / "nobody", patients=[])
+    other = patient_marks([replace(split.training[0].case, id="BraTS-GLI-00077-000")])
+    both, donor = (0, 1), ["BraTS-GLI-00001-000"]
+    for number, (model, record, fold, expected) in enumerate((
+        (nobody, {"donors": []}, None, ()),
+        (nobody, {"donors": donor}, None, (0,)),
+        (knows_1, {"donors": donor}, None, both),
+        (nobody, {"patients": marks[0]}, None, (0,)),
+        (knows_1, {"patients": [*marks[0], *other]}, None, both),
+        # Who does not say whom he has seen is believed about the held-out fold, and in no more.
+        (silent, {"donors": []}, None, None),
+        (silent, {"donors": []}, "0", (1,)),
+        (nobody, {"unmarked": ["label_gan"]}, None, None),
+        (nobody, {"unmarked": ["label_gan"]}, "0", (1,)),
+        (silent, {"patients": marks[0]}, "0", both),
+        (nobody, {}, None, None),  # a tumour without a record: whose it is, nobody knows
+        (nobody, {}, "0", (1,)),
+    )):  # fmt: skip
+        write_split(listed, split, listed.parent)
+        folder = tmp_path / f"placed{number}"
+        place_tumour(listed, folder, 2, **record)
+        words = ["--append-to", str(listed), *(["--fold", fold] if fold else [])]
+        assert sampled(listed, model, folder, *words, "--force") == 0
+        (made,) = [e for e in read_split(listed).training if e.source]
+        assert (made.source, made.seen_folds) == ("BraTS-GLI-00002-000", expected), number
+        left = {c.id for c in read_split(listed).fold(0)[0]}
+        assert (made.case.id in left) == (0 not in (expected or ())), number
+
+
 def test_an_id_is_listed_once(
     listed: Path, model: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -337,6 +427,7 @@ def test_a_bad_case_is_one_line_and_the_rest_is_drawn(
         (["--sampler", "euler"], "invalid choice"),
         (["--scheme", "brats1999"], "label scheme 'brats1999' is not known"),
         (["--labels", "x"], "give one of them"),
+        (["DATA"], "case id BraTS-GLI-00001-000 occurs twice"),
         (["--split", "a", "--append-to", "b"], "--split and --append-to"),
         (["--brain", "nowhere"], "nowhere: no such file"),
         (["--append-to", "ELSEWHERE"], "where the paths of the split begin"),
@@ -368,7 +459,7 @@ def test_what_cannot_work_is_one_line_and_writes_nothing(
         truncate(places["TORN"] / "adapter_model.safetensors")
     for key, place in places.items():
         words = [word.replace(key, str(place)) for word in words]
-    given = ["sample", str(data), "-o", str(out), "--model", str(model), *words]
+    given = ["sample", "-o", str(out), "--model", str(model), str(data), *words]
     assert main(given) == 2
     told = [line for line in capsys.readouterr().err.splitlines() if " → " in line]
     assert len(told) == 1
@@ -432,7 +523,7 @@ def test_the_words_of_run_sh_reach_the_verb(checkout: Path) -> None:  # noqa: F8
     called = out.strip("[]").split("][")[2:]
     values = parser_of(called).parse(called[1:])
     assert (values["label_maps"], values["out"], values["model"]) == (
-        Path("maps"),
+        [Path("maps")],
         Path("new"),
         Path("m"),
     )

@@ -11,10 +11,10 @@ from torch import nn
 from torch.utils.data import default_collate
 
 from segmentation import finetune
-from segmentation.config import Config
+from segmentation.config import FROM_DATA, LARGEST, Config
 from segmentation.data import SegmentationData
 from segmentation.network import build
-from segmentation.recipe import Recipe, assemble
+from segmentation.recipe import Recipe, assemble, suited
 from synth import checkpoint
 from synth.case import discover
 from synth.cli import main
@@ -66,6 +66,53 @@ def test_twenty_steps_by_command_equal_ten_and_ten(cohort, tmp_path, optimizer):
             if i in averages:  # the coarsest head is never asked
                 assert torch.equal(published[name], averages[i]["x"])
     assert not torch.equal(published["stem.weight"], once["model"]["stem.weight"])
+
+
+def test_the_patch_can_be_chosen_from_the_data_and_resuming_chooses_the_same(cohort, tmp_path):
+    def ask(steps: int, run: str, patch: str) -> int:
+        asked = words(cohort, tmp_path / run, steps, "--validate-every", "0")
+        start = asked.index("--patch")
+        asked[start : start + 4] = ["--patch", patch]
+        return main([*asked, "--spacing-mm", "0.5"])
+
+    assert ask(2, "run", "0,0,0") == 0
+    brains = [c.load("t1n").data[0] > 0 for c in discover(cohort)]
+    boxes = [np.ptp(np.argwhere(brain), axis=0) + 1 for brain in brains]
+    edges = np.ceil(np.median(boxes, axis=0) * 2 / 16) * 16  # voxels of half a millimetre
+    expected = [int(edge) for edge in edges]
+    assert len(set(expected)) > 1  # a cube would hide an order of axes
+    facts = json.loads((tmp_path / "run" / "last" / "config.json").read_text())
+    assert facts["config"]["patch"] == expected
+    who = json.loads(state(tmp_path / "run")["identity"])
+    assert who["config"]["patch"] == expected
+    assert ask(3, "run", "0,0,0") == 0
+    assert ask(4, "run", ",".join(map(str, expected))) == 0
+    assert state(tmp_path / "run")["step"] == 4
+    assert ask(5, "run", "16,16,16") == 2
+
+
+def test_a_chosen_patch_has_a_limit_and_the_networks_multiple(cohort, tmp_path):
+    cases = discover(cohort)
+    huge = replace(SMALL, patch=FROM_DATA, spacing_mm=0.12)
+    assert suited(huge, cases[:1], cache=tmp_path).patch == LARGEST
+    swin = replace(SMALL, patch=FROM_DATA, network="swin_unetr", width=12)
+    assert suited(swin, cases, cache=tmp_path).patch == (32, 32, 32)
+    assert suited(SMALL, cases, cache=tmp_path) is SMALL
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ({"network": "segresnet", "kernel": 5}, "segresnet has no kernel of 5"),
+        ({"network": "segresnet", "upkern": "zeros"}, "the kernel stays 3"),
+        ({"upkern": "zeros"}, "the kernel stays 3"),
+        ({"patch": (0, 16, 16)}, "patch = .0, 16, 16"),
+    ],
+)
+def test_a_setting_that_would_change_nothing_is_refused(setting, message):
+    with pytest.raises(SynthError, match=message):
+        Config(**setting)
+    assert Config(kernel=5, upkern="zeros").upkern == "zeros"
 
 
 class Told(nn.Module):

@@ -15,17 +15,21 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from synth import deal, scale
-from synth.case import Case
+from synth.case import Case, discover
 from synth.cli import function, main
 from synth.cli.parser import build
 from synth.errors import SynthError
+from synth.judge_synthesis import evaluate_synthesis
 from synth.ledger import STATE, Ledger, Outcome, Stage, network_calls
-from synth.split import Entry, Split, read_split
-from synth.story import Plan, stages_of
-from synth.study import run
+from synth.split import Entry, Split, read_split, write_split
+from synth.story import SHIPPED, Plan, stages_of
+from synth.study import left, run
+from synth.synthesis_gate import read_kept
+from tests import toy_scans
 
 ROOT = Path(__file__).parents[1]
 STUB = "tests.toy_verb"
@@ -135,6 +139,55 @@ def test_what_serves_a_fold_never_sees_it(kind: str) -> None:
             # nothing that a tested fold chose
             assert model.endswith("/last") or words[0] == "train", model
     assert seen >= 2 * len(own.folds)
+
+
+@pytest.mark.parametrize("kind", ["demo", "tiny", "brats23"])
+def test_a_few_holes_are_drawn_several_times_for_the_report(kind: str) -> None:
+    own = plan(kind)
+    for name, words in verbs(stages_of(own)):
+        if name.endswith("inpainted"):
+            once = parsed(words)
+        if not name.endswith("inpainted_draws"):
+            continue
+        values = parsed(words)
+        assert values["out"] == once["out"].with_name("inpainted_draws")
+        assert {k: values[k] for k in ("data", "model", "seed")} == {
+            k: once[k] for k in ("data", "model", "seed")
+        }
+        assert (values["estimate"], values["samples"]) == ("sample", 3)
+        assert values["end"] == ("2" if kind == "demo" else "3")
+
+
+def test_the_stages_say_whose_weights_they_use() -> None:
+    demo = replace(plan("demo"), label_gan=SHIPPED / "label_gan", wdm3d=SHIPPED / "wdm3d")
+    said = {s.name: s.purpose for s in stages_of(replace(demo, base=SHIPPED / "ddpm_lora"))}
+    assert said["masks"].endswith("label_gan as shipped, not trained on this cohort")
+    assert said["inpainted"].endswith("wdm3d as shipped, not trained on this cohort")
+    assert said["lora"] == "fine-tune to this site, by LoRA: ddpm_lora as shipped"
+    said = {s.name: s.purpose for s in stages_of(plan("demo"))}
+    assert said["inpainted"].endswith("wdm3d as given, not trained on this cohort")
+    for kind in ("from scratch", "one fold"):
+        said = {s.name: s.purpose for s in stages_of(plan(kind))}
+        assert said["masks"].endswith("label_gan as trained here")
+        assert said["inpainted"].endswith("wdm3d as trained here")
+
+
+def test_a_scan_whose_tumour_is_elsewhere_passes_no_gate(tmp_path: Path) -> None:
+    for k in range(8):
+        toy_scans.write(tmp_path / "real", f"BraTS-GLI-0000{k}-000", toy_scans.patient(k))
+    for k in range(4):
+        files = toy_scans.patient(20 + k)
+        toy_scans.write(tmp_path / "made", f"BraTS-GLI-0002{k}-000", files)
+        elsewhere = np.where(files["t1n"] > 0, np.flip(files["seg"]), 0).astype(np.uint8)
+        moved = files | {"seg": np.roll(elsewhere, 5, 1)}
+        toy_scans.write(tmp_path / "made", f"BraTS-GLI-0003{k}-000", moved)
+    scales = (scale.DEMO, scale.TINY, scale.BRATS23)
+    (rule,) = {rule for own in scales for rule in own.gate if rule.startswith("signs")}
+    assert all(rule in own.gate for own in scales)
+    evaluate_synthesis(
+        tmp_path / "made", tmp_path / "real", tmp_path / "out", keep=[rule], pictures=False
+    )
+    assert sorted(read_kept(tmp_path / "out")) == [f"BraTS-GLI-0002{k}-000" for k in range(4)]
 
 
 def cases(count: int) -> list[Case]:
@@ -332,6 +385,9 @@ def test_what_is_left_follows_the_measured_speed(tmp_path: Path) -> None:
         ledger.end(stage, "done", Outcome(code=0, seconds=2030.0, peak_memory_mb=1.0))
     # (60 + 2 * 2030) / (60 + 2 * 1000) = 2: twice as slow as expected
     assert ledger.seconds_left(2, 500.0) == pytest.approx(2000 - 500 + 2000)
+    assert ledger.seconds_left_of(2, 500.0) == pytest.approx(2000 - 500)
+    assert left(ledger, 2, 500.0) == "about 25 min left, 58 min in all"
+    assert left(ledger, 2, 2500.0) == "longer than expected, about 33 min left in all"
     assert Ledger(tmp_path, stages).seconds_left(2) == pytest.approx(4000)
 
 
@@ -378,3 +434,89 @@ def test_a_small_story_is_told_to_its_end(tmp_path: Path) -> None:
     run(stages_of(own), tmp_path, threads=1)
     assert before == {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*.nii.gz")}
     assert (tmp_path / "report.html").stat().st_mtime_ns > page
+
+
+def killable(folder: Path) -> Plan:
+    """A story of ten toy patients that are there already, with shipped and random weights."""
+    small = replace(
+        scale.TINY, drawings=4, holes=1, draws=("--samples", "2", "--steps", "2", "--end", "1"),
+        adapting=("--steps", "4", "--save-every", "1", "--validate-every", "0"),
+        sampling=("--steps", "2"), gate=("z_intensity<=1e9",), threads=1,
+        compare=("--seeds", "0", "--steps", "4", "--warmup-steps", "1", "--width", "4",
+                 "--patch", "32,32,32", "--save-every", "1", "--validate-every", "2",
+                 "--preview-every", "0"),
+    )  # fmt: skip
+    return Plan(
+        out=folder / "study", data=folder / "cohort", folds=(1,), split=folder / "split.json",
+        scale=small, label_gan=SHIPPED / "label_gan", wdm3d=SHIPPED / "wdm3d",
+        base=folder / "base", workers=1,
+    )  # fmt: skip
+
+
+STORY = """
+import sys
+from pathlib import Path
+from tests.test_study import killable, run, stages_of
+plan = killable(Path(sys.argv[1]))
+run(stages_of(plan), plan.out, threads=1)
+"""
+SUMMARIES = ("masks_eval", "inpainted_eval", "synthetic_eval", "comparison")
+
+
+def told(folder: Path) -> subprocess.Popen:
+    with (folder / "said.txt").open("ab") as said:
+        return subprocess.Popen(
+            [sys.executable, "-c", STORY, str(folder)], cwd=ROOT, stdout=said, stderr=said,
+            start_new_session=True,
+        )  # fmt: skip
+
+
+def figures(study: Path) -> dict[str, object]:
+    """Return what the judges found, and what of it the page shows, but no times."""
+    found: dict[str, object] = {
+        part: without_times(json.loads((study / part / "summary.json").read_text()))
+        for part in SUMMARIES
+    }
+    page = (study / "report.html").read_text(encoding="utf-8")
+    shown = re.findall(r"<data [^>]*>[^<]*</data>", page)
+    return found | {"page": [figure for figure in shown if "seconds" not in figure]}
+
+
+def without_times(value: object) -> object:
+    if isinstance(value, list):
+        return [without_times(item) for item in value]
+    if not isinstance(value, dict):
+        return value
+    times = ("seconds", "peak_memory_mb", "git_commit")
+    return {key: without_times(item) for key, item in value.items() if key not in times}
+
+
+@pytest.mark.slow
+def test_killed_at_five_random_moments_the_report_has_the_same_figures(tmp_path: Path) -> None:
+    from tests.test_ddpm_lora_generate import SMALL, save_model
+    from tests.test_report import varied
+
+    for k in range(10):
+        files = varied(toy_scans.patient(k), k)
+        toy_scans.write(tmp_path / "cohort", f"BraTS-GLI-0000{k}-000", files)
+    patients = discover(tmp_path / "cohort")
+    training = tuple(Entry(case=c, fold=int(i > 5)) for i, c in enumerate(patients))
+    write_split(tmp_path / "split.json", Split(training=training), tmp_path / "cohort")
+    save_model(tmp_path / "base", replace(SMALL, spacing_mm=toy_scans.MM, crop=(40, 40, 40)))
+    began = time.monotonic()
+    assert told(tmp_path).wait(600) == 0, (tmp_path / "said.txt").read_text()
+    whole = time.monotonic() - began
+    study = tmp_path / "study"
+    wanted = figures(study)
+    study.rename(tmp_path / "uninterrupted")  # the paths in the figures are the same then
+    rng, killed = random.Random(7), []
+    for _ in range(5):
+        process = told(tmp_path)
+        time.sleep(whole * rng.uniform(0.12, 0.26))
+        assert process.poll() is None
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        killed += [name for name, state in states(study).items() if state == "running"]
+    assert len(set(killed)) > 1, killed  # not all in one stage
+    assert told(tmp_path).wait(600) == 0, (tmp_path / "said.txt").read_text()
+    assert figures(study) == wanted

@@ -393,6 +393,14 @@ def test_a_z_scored_scan_is_filled_as_the_scan_it_was(models: dict[str, Checkpoi
     assert (painted[hole] != 0).all(), "no hole within the brain is background"
 
 
+@pytest.mark.parametrize("dtype", [np.uint8, np.float32])
+def test_a_mask_may_be_of_numbers(dtype: type, models: dict[str, Checkpoint]) -> None:
+    image, mask = a_scan()
+    plain = inpaint(image, mask, model=models["context"]).image.data
+    numbers = mask.with_data(mask.data.astype(dtype))
+    assert np.array_equal(inpaint(image, numbers, model=models["context"]).image.data, plain)
+
+
 def test_a_segmentation_alone_makes_the_mask(model: Path, tmp_path: Path) -> None:
     folder, image = tmp_path / "data" / "BraTS-GLI-00007-000", brain((40, 44, 36))
     tumour = ball(image.shape, (15, 22, 18), 6.3)

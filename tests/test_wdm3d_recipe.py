@@ -1,6 +1,7 @@
 """The recipe learns, validates by the truth, and trains through the real command line."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -132,6 +133,13 @@ def test_training_by_command_resumes_bit_for_bit(cohort: Path, tmp_path: Path) -
     weights = a.model.state_dict()
     assert all(torch.equal(weights[k], v) for k, v in b.model.state_dict().items())
     assert a.config.crop == 16
+    card = (tmp_path / "once" / "last" / "README.md").read_text()
+    (told,) = re.findall(r"^synth (.*)$", card, re.MULTILINE)
+    assert str(cohort) not in card  # a folder's name may be private
+    again = told.replace("DATA", str(cohort)).split()
+    assert main([*again, "-o", str(tmp_path / "again")]) == 0
+    c = checkpoint.load(tmp_path / "again" / "last").model.state_dict()
+    assert all(torch.equal(weights[k], v) for k, v in c.items())
     lines = (tmp_path / "twice" / "metrics.jsonl").read_text().splitlines()
     assert [json.loads(line)["step"] for line in lines] == [1, 2, 3, 4, 5, 6]
     assert "validation/psnr_01" in json.loads(lines[-1])

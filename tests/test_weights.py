@@ -1,19 +1,29 @@
 """The shipped weights load, say what trained them, and do what the page says of them."""
 
+import json
 import resource
 import subprocess
 import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from ddpm_lora import adapters
+from segmentation.augment import AIR
+from segmentation.config import PRESETS
+from segmentation.data import SegmentationData
 from synth import checkpoint
+from synth.case import MODALITIES, discover
 from synth.cli import main
 from synth.judge_inpainting import evaluate_inpainting
+from synth.volume import Volume
 
 WEIGHTS = Path(__file__).parents[1] / "weights"
 FOLDERS = sorted(p.parent for p in WEIGHTS.rglob("model.safetensors"))
+ADAPTERS = sorted(p.parent for p in WEIGHTS.rglob(checkpoint.ADAPTER_CONFIG))
+LABELS = sorted((WEIGHTS / "labels").glob("*-seg.nii.gz"))
 GIGABYTE = 2**30
 
 
@@ -24,6 +34,19 @@ def test_weights_know_what_they_are(folder: Path) -> None:
     assert loaded.metadata["metrics"]
     assert loaded.family in folder.name
     assert "| step |" in (folder / "README.md").read_text()
+
+
+@pytest.mark.parametrize("folder", ADAPTERS, ids=lambda p: p.name)
+def test_adapters_know_what_they_are_and_where_their_base_is(folder: Path) -> None:
+    adapter = adapters.read(folder)
+    assert adapter.facts["step"] > 0
+    assert adapter.facts["metrics"]
+    assert "| step |" in (folder / "README.md").read_text()
+    base = folder / adapter.facts["base"]["path"]
+    assert base.resolve() in FOLDERS  # where the pointer says, without looking around
+    assert adapter.settings["base_model_name_or_path"] == adapter.facts["base"]["path"]
+    network = checkpoint.load(base).model
+    assert adapters.fingerprint(network) == adapter.facts["base"]["fingerprint"]
 
 
 def test_all_weights_together_are_small() -> None:
@@ -40,6 +63,43 @@ def test_a_full_size_case_takes_less_than_a_minute_and_4_gb(tmp_path: Path) -> N
     assert time.monotonic() - began < 60
     # The largest child so far; pytest's other children only make this stricter.
     assert resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024 < 4 * GIGABYTE
+
+
+@pytest.mark.slow
+def test_four_label_maps_become_scans_in_two_minutes_that_train_a_segmenter(tmp_path: Path) -> None:
+    began = time.monotonic()
+    draw(tmp_path / "once", "--lora", str(WEIGHTS))
+    assert time.monotonic() - began < 120
+    draw(tmp_path / "twice", "--lora", str(WEIGHTS))
+    require_usable(tmp_path / "once", tmp_path / "twice")
+
+
+def draw(out: Path, *words: str) -> None:
+    command = [sys.executable, "-m", "synth.sample", *words, "-o", str(out), "--device", "cpu"]
+    subprocess.run(command, check=True, cwd=WEIGHTS.parent)
+
+
+def require_usable(once: Path, twice: Path) -> None:
+    """Assert that two runs drew the same, and what the next stage needs."""
+    names = [path.name.replace("-seg.nii.gz", "-synth00") for path in LABELS]
+    assert len(names) == 4
+    cases = discover(once)
+    assert [case.id for case in cases] == names
+    for case, name in zip(cases, names, strict=True):
+        assert {"seg", *MODALITIES} <= case.files.keys()
+        assert json.loads((once / "records" / f"{name}.json").read_text())
+        assert (once / "pictures" / f"{name}.png").stat().st_size > 5000
+        for role in (*MODALITIES, "seg"):
+            path = case.path(role)
+            volume, again = Volume.load(path), Volume.load(twice / path.relative_to(once))
+            assert volume.data.tobytes() == again.data.tobytes()
+            assert np.array_equal(volume.affine, again.affine)
+    assert main(["check", str(once)]) == 0
+    data = SegmentationData(cases, PRESETS["tiny"], fixed=True)
+    for index in range(len(data)):
+        item = data.item(index, 0)
+        assert (item["image"] > AIR).flatten(1).any(1).all()
+        assert item["regions"].flatten(1).any(1).all()
 
 
 @pytest.mark.slow

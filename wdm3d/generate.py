@@ -77,6 +77,7 @@ def inpaint(
     started = time.monotonic()
     image = t1n if isinstance(t1n, Volume) else Volume.load(t1n)
     hole = mask if isinstance(mask, Volume) else Volume.load_mask(mask)
+    hole = hole.with_data(hole.data != 0)  # 0 and 1 are as good as False and True
     loaded = model if isinstance(model, checkpoint.Checkpoint) else load(model, device)
     config: Config = loaded.config
     if len(image.data) != len(config.modalities):

@@ -32,7 +32,9 @@ def compare(
     of the training slots goes to the generated cases of the split (fold -1). duplicated: to real
     cases once more. augmented: to those, fully augmented. An inner part of the training folds
     chooses the checkpoint, the untouched fold is reported. A generated case made after a tested
-    patient, or by a generator that has seen one, is a leak and is refused.
+    patient, or by a generator that has seen one, is a leak and is refused. So are weights given as
+    --init-from that were trained on a tested patient; those that do not say whom they have seen, as
+    converted public ones, begin with a warning.
     Writes summary.json, table.md, per_case.csv, forest-*.png and pairs-*.png; the same command goes
     on after a kill.
 
@@ -61,6 +63,7 @@ def compare(
 
     from segmentation.compare import Study, begin, run
     from segmentation.outcome import conclude
+    from segmentation.recipe import suited
     from segmentation.segment import Plan
     from synth.batch import chosen
     from synth.devices import pick
@@ -68,13 +71,18 @@ def compare(
 
     if device != "auto":
         pick(device)
+    read = read_split(split, data)
+    # One network for all folds: the size of a brain tells nothing about the labels of a tested one.
+    real = [entry.case for entry in read.training if entry.source is None]
+    config = suited(config, real, cache=out / "cache")
     study = Study(
-        out=out, split=read_split(split, data), config=config, loop=loop, preset=preset, arms=arms,
+        out=out, split=read, config=config, loop=loop, preset=preset, arms=arms,
         share=share, folds=folds, seeds=seeds, inner_share=inner_share, plan=Plan(tta=tta),
         device=device,
     )  # fmt: skip
     begin(study)
-    run(study, chosen(study.units, shard=shard))
+    if not run(study, chosen(study.units, shard=shard)):
+        return 130  # as a stopped training: nothing to mend, the same command goes on
     left = sum(not study.scores(unit).exists() for unit in study.units)
     if left:
         print(f"{left} of {len(study.units)} trainings are left to other shards → {out}")

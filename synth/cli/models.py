@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping, Sequence
 from json import dumps
 from pathlib import Path
@@ -54,12 +55,16 @@ def train(
     from synth.split import data_hash, patient_marks
     from synth.train import train as run
 
+    suited = getattr(families.room(family, "recipe"), "suited", None)
+    if suited is not None:  # what the configuration leaves to the data
+        config = suited(config, training, cache=folder / "cache")
     describe = {
         "family": family,
         "preset": preset,
         "config": config,
         "data_hash": data_hash([*training, *held_out]),
         "patients": patient_marks(training),
+        "command": _told(family, preset, settings, split, fold, validation_share),
     }
     require_begun_alike(folder, describe)
     if device != "auto":  # auto is left to Accelerate, which deals devices to processes
@@ -82,6 +87,34 @@ def train(
     _conclude(summary, loop, folder)
     timed = 0 < loop.max_seconds <= summary["seconds"]
     return 130 if summary["stopped"] and not timed else 0  # as after Ctrl-C elsewhere
+
+
+def _told(
+    family: str,
+    preset: str,
+    settings: Mapping[str, Any],
+    split: Path | None,
+    fold: int | None,
+    share: float,
+) -> str:
+    """Return the command for the model card: what was asked for, without anybody's folders."""
+    words = [f"synth train {family} --data DATA"]
+    if not settings.get("lora_from"):  # whose settings stand in for a preset
+        words.append(f"--preset {preset}")
+    if split is not None:
+        words.append("--split SPLIT")
+    words.append(f"--validation-share {share}" if fold is None else f"--fold {fold}")
+    for name, value in settings.items():
+        if value is None or name in {"max_seconds", "workers"}:
+            continue
+        flag = name.replace("_", "-")
+        if isinstance(value, bool):
+            words.append(f"--{flag}" if value else f"--no-{flag}")
+        else:
+            several = isinstance(value, list | tuple)
+            texts = [str(v) for v in (value if several else [value])]
+            words.append(shlex.join([f"--{flag}", *(Path(text).name for text in texts)]))
+    return " ".join(words)
 
 
 def _conclude(summary: dict[str, Any], loop: TrainConfig, folder: Path) -> None:
@@ -112,10 +145,12 @@ def convert(
     family: str | None = None,
     set: tuple[str, ...] = (),
     bits: Literal[32, 16, 8] = 32,
+    adapter_of: Path | None = None,
 ) -> int:
     """Read the weights of a public project into a checkpoint folder, or copy a run's best there.
 
     The family and its settings follow from the names and shapes in the file. Nothing is unpickled.
+    A run that fine-tuned an adapter becomes its base with the adapter in it.
 
     Args:
         source: .pt, .pth or .safetensors: a state dict, alone or under model, ema, state_dict;
@@ -125,6 +160,7 @@ def convert(
         set: settings that the file cannot tell, as name=value.
         bits: of each stored weight: 16 halves the file, 8 quarters it (large matrices only, with a
             scale a row), to hand it on.
+        adapter_of: base of the adapter: it stays an adapter, and points from its new folder there.
     """
     from synth.convert import convert as read
     from synth.errors import SynthError
@@ -135,7 +171,7 @@ def convert(
         if not equals:
             raise SynthError(f"--set {pair}", hint="write it as name=value")
         overrides[name] = _literal(value)
-    folder = read(source, out, family=family, overrides=overrides, bits=bits)
+    folder = read(source, out, family=family, overrides=overrides, bits=bits, adapter_of=adapter_of)
     print(f"{source} → {folder}")
     return 0
 

@@ -112,6 +112,8 @@ def _add(
         }
     if several:
         options |= {"nargs": "+"}
+        if kind in (int, float):
+            options |= {"type": _Numbers(kind)}
     if positional:
         if not required:
             options |= {"nargs": "*" if several else "?"}
@@ -125,10 +127,23 @@ def _add(
     )
 
 
+class _Numbers:
+    """Reads a word of one number, or of several with commas: 128,160,112."""
+
+    def __init__(self, kind: type[float]) -> None:
+        self.kind = kind
+        self.__name__ = kind.__name__  # for argparse's complaint
+
+    def __call__(self, word: str) -> list[float]:
+        return [self.kind(part) for part in word.split(",") if part]
+
+
 def _separated(value: Any) -> Any:
-    """Let several plain words be written with commas, too: t1n,t1c is t1n t1c."""
+    """Let several plain words or numbers be written with commas, too: t1n,t1c is t1n t1c."""
     if not isinstance(value, list):
         return value
+    if value and isinstance(value[0], list):
+        return [number for word in value for number in word]
     plain = [type(word) is str and "=" not in word for word in value]
     words = [word.split(",") if p else [word] for word, p in zip(value, plain, strict=True)]
     return [part for parts in words for part in parts if part != ""]

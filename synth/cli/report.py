@@ -9,10 +9,10 @@ def report(study: Path, *, out: Path | None = None, title: str = "") -> int:
     """Write one self-contained page about a study: pictures, figures, verdict, methods, cost.
 
     Reads what the other verbs wrote into the folders cohort, masks, masks_eval, tumours, inpainted,
-    inpainted_eval, lora, synthetic, synthetic_eval and comparison of STUDY, and study.json, the
-    list of stages. Each is optional: the page says which command makes what is missing. Nothing is
-    fetched when it is opened, and nothing leaves. Exits with 2 when a section could not be written;
-    the others are.
+    inpainted_draws, inpainted_eval, lora, synthetic, synthetic_eval and comparison of STUDY, and
+    study.json, the list of stages. Each is optional: the page says which command makes what is
+    missing. Nothing is fetched when it is opened, and nothing leaves. Exits with 2 when a section
+    could not be written; the others are.
 
     Args:
         study: folder of the study.

@@ -9,9 +9,9 @@ from synth.errors import SynthError
 
 
 def sample(
-    label_maps: Path | None = None,
+    label_maps: tuple[Path, ...] = (),
     *,
-    labels: Path | None = None,
+    labels: tuple[Path, ...] = (),
     out: Path = Path("runs/sample"),
     lora: tuple[str, ...] = (),
     model: Path | None = None,
@@ -43,7 +43,7 @@ def sample(
     model, seed, case id and number of the sample alone.
 
     Args:
-        label_maps: a label map, or a folder of cases in any naming [weights/labels].
+        label_maps: label maps, or folders of cases in any naming [weights/labels].
         labels: the same; a flag may follow others that take several words.
         out: folder to write into.
         lora: adapters, as folders, or folder:0.7 to weigh several; also a parent that holds one.
@@ -77,7 +77,8 @@ def sample(
         raise SynthError(f"--samples {samples}", hint="1 or more")
 
     if label_maps and labels:
-        raise SynthError(f"{label_maps} and --labels {labels}", hint="give one of them")
+        both = f"{' '.join(map(str, label_maps))} and --labels {' '.join(map(str, labels))}"
+        raise SynthError(both, hint="give one of them")
     if split and append_to:
         raise SynthError("--split and --append-to", hint="the split that is added to says it all")
 
@@ -91,11 +92,11 @@ def sample(
 
     passed = _passed(kept, append_to)
     require_known(scheme)
-    source = label_maps or labels or demo()
-    if scheme == "auto" and is_demo(source):
+    sources = label_maps or labels or (demo(),)
+    if scheme == "auto" and all(map(is_demo, sources)):
         scheme = MEDDPM
     plan = Plan(steps=steps, sampler=sampler, guidance=guidance, seed=seed)
-    cases = find(source, but=out)
+    cases = [case for source in sources for case in find(source, but=out)]
     require_unique(cases)
     cases = chosen(cases, begin=begin, end=None if end == "end" else int(end), shard=shard)
     listed = split or append_to

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from pathlib import PurePath
 from typing import Any
 
+from synth.manifest import file_hash
 from synth.report.html import UNKNOWN, Html, Source, joined, more, number, table, tag
 from synth.report.section import Section
 from synth.report.study import Study, digest, inputs, settings
+from synth.story import SHIPPED
 
 # part → what was done there, for the paragraph
 DONE = {
@@ -16,6 +19,7 @@ DONE = {
     "masks_eval": "Generated masks were judged",
     "tumours": "Tumours were placed in brains",
     "inpainted": "Healthy tissue was painted",
+    "inpainted_draws": "Some of it was drawn several times, to see how draws differ,",
     "inpainted_eval": "Painted tissue was judged",
     "synthetic": "Four contrasts were drawn for label maps",
     "synthetic_eval": "Synthetic scans were judged",
@@ -23,6 +27,7 @@ DONE = {
 }
 OF_COMPARISON = ("arms", "preset", "share", "folds", "seeds", "inner_share", "conventions", "plan",
                  "config", "loop", "data")  # fmt: skip
+WEIGHTS = "model.safetensors"
 SHORT = 12
 MOST_FILES = 200
 PLACES = ("pred", "truth", "train", "split", "out")
@@ -36,6 +41,7 @@ def methods(study: Study) -> Section:
     manifests = {part: found for part in DONE if (found := manifests_of(study, part))}
     sentences = [_sentence(part, found) for part, found in manifests.items()]
     sentences += [_model_sentence(source) for source in study.models]
+    sentences += _weights_sentence(study, [s for found in manifests.values() for s in found])
     parts = [tag("p", *sentences, _ground([*manifests.values(), study.models]))]
     if not sentences:
         parts = [tag("p", "Nothing here has a manifest yet.", class_="missing")]
@@ -111,7 +117,32 @@ def _model_sentence(source: Source) -> str:
     if "data_hash" in values:
         facts.append(f"data {values['data_hash'][:SHORT]}")
     run = source.name.rsplit("/", 2)[0]
-    return f"The {values.get('family', 'unknown')} model in {run} has {', '.join(facts)}. "
+    said = f"The {values.get('family', 'unknown')} model in {run} has {', '.join(facts)}"
+    if values.get("base"):
+        said += f"; it is an adapter (LoRA), fine-tuned from {_named(values['base']['path'])}"
+    return f"{said}. "
+
+
+def _weights_sentence(study: Study, sources: Sequence[Source]) -> list[str]:
+    """Say which models were used as they came: their weights are of no training in this study.
+
+    Those of this package are known by their bytes.
+    """
+    runs = [(study.root / source.name).parents[1] for source in study.models]
+    own = {file_hash(path) for run in runs for path in run.glob(f"*/{WEIGHTS}")}
+    arguments = [source.values.get("arguments", {}) for source in sources]
+    used = {_named(a["model"]): a["weights"] for a in arguments
+            if a.get("model") and a.get("weights") and a["weights"] not in own}  # fmt: skip
+    shipped = {file_hash(path) for path in SHIPPED.glob(f"*/{WEIGHTS}")}
+    return [
+        f"{name} was used as {'shipped' if used[name] in shipped else 'given'}, not trained here. "
+        for name in sorted(used)
+    ]
+
+
+def _named(path: str) -> str:
+    """Return the last two names of a path: weights/wdm3d."""
+    return "/".join(PurePath(path).parts[-2:])
 
 
 def _ground(groups: Sequence[Sequence[Source]]) -> str:

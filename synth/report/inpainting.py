@@ -31,6 +31,8 @@ def section(study: Study) -> Section:
         parts.append(_cases(study))
     else:
         parts.append(missing(study, "inpainted", "tumour-free brains"))
+    if not _spreads(study):
+        parts.append(missing(study, "inpainted_draws", "draws of the same hole, to be compared,"))
     found = study.summary("inpainted_eval")
     if found is None:
         parts.append(missing(study, "inpainted_eval", "metrics of the painted tissue"))
@@ -40,7 +42,8 @@ def section(study: Study) -> Section:
         id="inpainting", title="Tumours removed",
         lead="Tissue is painted where the mask is, and nowhere else: every other voxel is the "
         "scan's own. The metrics are the challenge's, inside masks of healthy tissue, where the "
-        "truth is known; a fill that needs no network is what there is to beat.",
+        "truth is known; a fill that needs no network is what there is to beat. Where a hole was "
+        "painted several times, sd is how far those draws differ: bright where the model guesses.",
         body=joined(*parts),
     )  # fmt: skip
 
@@ -81,7 +84,7 @@ def _overview(study: Study) -> Html:
 
 
 def _cases(study: Study) -> Html:
-    chosen = _chosen(study)
+    chosen, spreads = _chosen(study), _spreads(study)
     parts = []
     for place, (case_id, why) in enumerate(chosen.items()):
         title = f"{case_id}{f', {why}' if why else ''}"
@@ -91,12 +94,17 @@ def _cases(study: Study) -> Html:
         else:
             shown = _case(study, case, place)
         summary = tag("summary", title)
-        parts.append(tag("details", summary, shown, open="" if place == 0 else None))
+        parts.append(
+            tag("details", summary, shown, open="" if place == 0 or case_id in spreads else None)
+        )
     return joined(*parts)
 
 
 def _chosen(study: Study) -> dict[str, str]:
-    """Return case → why it is shown: best, median and worst where they were judged."""
+    """Return case → why it is shown: best, median and worst where they were judged.
+
+    One that was drawn several times is among them.
+    """
     made = {
         path.name.removesuffix(FILLED): path
         for path in sorted((study.root / "inpainted").rglob(f"*{FILLED}"))
@@ -104,11 +112,25 @@ def _chosen(study: Study) -> dict[str, str]:
     errors = _errors(study.root / "inpainted_eval" / "per_case.csv")
     ranked = sorted((c for c in errors if c in made), key=lambda c: errors[c])
     if len(ranked) < SHOWN:
-        return dict.fromkeys(list(made)[:SHOWN], "")
-    places = {"best": 0, "median": len(ranked) // 2, "worst": len(ranked) - 1}
+        found = dict.fromkeys(list(made)[:SHOWN], "")
+    else:
+        places = {"best": 0, "median": len(ranked) // 2, "worst": len(ranked) - 1}
+        found = {
+            ranked[i]: f"{word} of {len(ranked)} by MSE: {number(errors[ranked[i]], '.4f')}"
+            for word, i in places.items()
+        }
+    spread = [case for case in _spreads(study) if case in made]
+    if spread and not found.keys() & set(spread):
+        found[spread[0]] = "painted several times"
+    return found
+
+
+def _spreads(study: Study) -> dict[str, Path]:
+    """Return case → how far its draws differ, voxel by voxel."""
     return {
-        ranked[i]: f"{word} of {len(ranked)} by MSE: {number(errors[ranked[i]], '.4f')}"
-        for word, i in places.items()
+        path.name.removesuffix(SPREAD): path
+        for part in ("inpainted", "inpainted_draws")
+        for path in sorted((study.root / part).rglob(f"*{SPREAD}"))
     }
 
 
@@ -132,12 +154,15 @@ def _case(study: Study, case: Case, place: int) -> Html:
     outline = thumbnail.mask_overlay(hole)
     panels = [] if before is None else [_scan("before", before, window, outline)]
     panels += [_scan("given", given, window), _scan("after", after, window)]
+    draw = study.file("inpainted_draws", case.id + FILLED)
+    if draw is not None:
+        panels.append(_scan("one draw", Volume.load(draw), window))
     if before is not None and "healthy" in case.files:
         healthy = case.load("healthy")
         error = np.abs(np.clip(after.data, low, high) - np.clip(before.data, low, high))
         share = after.with_data(np.where(healthy.data, error / (high - low), 0))
         panels.append(_heat(f"|error|, 0 to {LIMIT:g}", share))
-    spread = study.file("inpainted", case.id + SPREAD)
+    spread = _spreads(study).get(case.id)
     if spread is not None:
         sd = Volume.load(spread)
         panels.append(_heat(f"sd, 0 to {LIMIT:g}", sd.with_data(sd.data / (high - low))))

@@ -21,6 +21,8 @@ PARTS = {
     "masks_eval": "synth evaluate masks {0}/masks {0}/cohort -o {0}/masks_eval",
     "tumours": "synth masks {0}/cohort --kind tumour -o {0}/tumours",
     "inpainted": "synth inpaint {0}/cohort -o {0}/inpainted",
+    "inpainted_draws": "synth inpaint {0}/cohort --estimate sample --samples 3 --end 3 "
+    "-o {0}/inpainted_draws",
     "inpainted_eval": "synth evaluate inpainting {0}/inpainted {0}/cohort -o {0}/inpainted_eval",
     "lora": "synth train ddpm_lora --data {0}/cohort -o {0}/lora",
     "synthetic": "synth sample {0}/tumours --lora {0}/lora -o {0}/synthetic",
