@@ -110,6 +110,7 @@ def parsed(words: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--samplers", nargs="*", default=SAMPLERS)
     parser.add_argument("--calls", type=int, nargs="*", default=CALLS)
     parser.add_argument("--guidance", type=float, default=1.0)
+    parser.add_argument("--temperature", type=float, help="of all samplers [their own]")
     parser.add_argument("--cases", type=int, default=16, help="label maps to draw for")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="auto")
@@ -132,7 +133,10 @@ def main(words: Sequence[str] | None = None) -> None:
     for sampler in wish.samplers:
         for calls in wish.calls:
             folder = wish.out / f"{sampler}-{calls}"
-            plan = Plan(steps=calls, sampler=sampler, guidance=wish.guidance, seed=wish.seed)
+            plan = Plan(
+                steps=calls, sampler=sampler, guidance=wish.guidance,
+                temperature=wish.temperature, seed=wish.seed,
+            )  # fmt: skip
             maker = Maker(out=folder, loaded=loaded, plan=plan, samples=1, pedigree=Pedigree())
             if make(maker, label_maps):
                 raise SystemExit(f"some scans of {folder} could not be drawn")

@@ -46,7 +46,8 @@ class Maker:
     @cached_property
     def arguments(self) -> dict[str, Any]:
         """What the scans depend on besides the label map, as JSON values."""
-        wish = {**vars(self.plan), "steps": self.plan.calls(self.loaded.config)}
+        config, plan = self.loaded.config, self.plan
+        wish = {**vars(plan), "steps": plan.calls(config), "temperature": plan.warmth(config)}
         return wish | {"scheme": self.scheme, "model": fingerprint(self.loaded.model)}
 
     def ids(self, case: Case) -> list[str]:

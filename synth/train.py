@@ -68,6 +68,7 @@ def train(
             log.info("%s: from step %d to %d", run.out, run.stepper.step, config.steps)
             _loop(run, data, validation, stop)
     if own_group and torch.distributed.is_initialized():
+        run.accelerator.wait_for_everyone()  # who leaves while others still write may be aborted
         torch.distributed.destroy_process_group()
     return {
         "step": run.stepper.step,

@@ -140,8 +140,8 @@ def test_on_a_finer_grid_edges_do_not_darken(monkeypatch: pytest.MonkeyPatch) ->
         assert np.array_equal(scan.data[0], np.where(labels.classes > 0, 200, 0))
 
 
-@pytest.mark.parametrize("sampler", ["dpmpp_2m", "ddim"])
-def test_a_draw_is_what_the_sampler_draws(sampler: str) -> None:
+@pytest.mark.parametrize(("sampler", "temperature"), [("dpmpp_2m", None), ("ddim", 1.0)])
+def test_a_draw_is_what_the_sampler_draws(sampler: str, temperature: float | None) -> None:
     """On a grid that is the model's box already, nothing is left but the sampler."""
     config = replace(SMALL, crop=(12, 16, 12))
     classes = np.zeros((12, 16, 12), np.uint8)
@@ -149,11 +149,12 @@ def test_a_draw_is_what_the_sampler_draws(sampler: str) -> None:
     classes[4:7, 4:9, 3:8] = 2
     labels = LabelMap(id="box", classes=classes, grid=Volume(data=classes[None], affine=np.eye(4)))
     loaded = loaded_with(config)
-    plan = Plan(steps=4, sampler=sampler, guidance=1.5, seed=7)
+    plan = Plan(steps=4, sampler=sampler, guidance=1.5, temperature=temperature, seed=7)
     drawn = draw(labels, loaded, plan, index=2)
     planes = torch.nn.functional.one_hot(torch.from_numpy(classes).long(), 5)[..., 1:]
     planes = planes.movedim(-1, 0)[None].float()
     noise = torch.randn((32, 6, 8, 6), generator=generator(7, "box", 2))[None]
+    noise = noise * (0.9 if temperature is None else temperature)
     walk = levels(schedule_of(config), 4)
     solver = {"dpmpp_2m": dpmpp_2m, "ddim": ddim}[sampler]
     answer = denoiser(loaded.model, config, planes, guidance=1.5)
@@ -166,6 +167,18 @@ def test_a_draw_is_what_the_sampler_draws(sampler: str) -> None:
         assert np.abs(scan.data[0] - channel).max() <= 1
         assert (scan.data[0] != channel).mean() < 0.01
     assert drawn.facts["network_calls"] == 8
+
+
+def test_noise_is_milder_only_where_a_solver_adds_none() -> None:
+    pixel = replace(SMALL, space="pixel")
+    for sampler, config, expected in (
+        ("dpmpp_2m", SMALL, 0.9), ("ddim", SMALL, 0.9), ("ddpm", SMALL, 1.0),
+        ("dpmpp_2m_sde", SMALL, 1.0), ("dpmpp_2m", pixel, 1.0),
+    ):  # fmt: skip
+        assert Plan(sampler=sampler).warmth(config) == expected  # ty: ignore[invalid-argument-type]
+        assert Plan(sampler=sampler, temperature=0.3).warmth(config) == 0.3  # ty: ignore[invalid-argument-type]
+    with pytest.raises(SynthError, match="temperature"):
+        Plan(temperature=-1)
 
 
 def test_a_draw_depends_on_seed_case_and_number_alone() -> None:

@@ -21,6 +21,7 @@ def sample(
     steps: int | None = None,
     sampler: Literal["dpmpp_2m", "dpmpp_2m_sde", "ddim", "ddpm"] = "dpmpp_2m",
     guidance: float = 1.0,
+    temperature: float | None = None,
     split: Path | None = None,
     append_to: Path | None = None,
     kept: Path | None = None,
@@ -53,9 +54,11 @@ def sample(
         scheme: how labels are numbered: brats2021, brats2023, brats2024, ped2024, or meddpm, where
             4 is the brain; auto goes by the case ids.
         samples: draws for each label map.
-        steps: network calls of a draw [20; ddpm as many as trained].
+        steps: network calls of a draw [10; ddpm as many as trained].
         sampler: solver.
         guidance: above 1 labels count for more, at twice the cost.
+        temperature: size of the first noise; below 1 brains are clearer and less varied [0.9; 1
+            for samplers that add noise, and in pixel space].
         split: decathlon-style JSON of the label maps' real cases: their folds go on record.
         append_to: list what is drawn in this split as train-only cases (fold -1); a label map of a
             case in testing is refused.
@@ -95,7 +98,7 @@ def sample(
     sources = label_maps or labels or (demo(),)
     if scheme == "auto" and all(map(is_demo, sources)):
         scheme = MEDDPM
-    plan = Plan(steps=steps, sampler=sampler, guidance=guidance, seed=seed)
+    plan = Plan(steps=steps, sampler=sampler, guidance=guidance, temperature=temperature, seed=seed)
     cases = [case for source in sources for case in find(source, but=out)]
     require_unique(cases)
     cases = chosen(cases, begin=begin, end=None if end == "end" else int(end), shard=shard)
