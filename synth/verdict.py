@@ -127,7 +127,8 @@ def verdict(found: Contrast) -> str:
         return f"{lead}: a {word} of {amount(found)} {figures}.{left_out}{power}"
     low, high = found.mean_interval
     split = "" if low <= 0 <= high and found.p_value >= paired.ALPHA else (
-        " The interval and the signed-rank test disagree."
+        " The interval and the signed-rank test, which knows no luck in training, disagree; both "
+        "are needed."
     )  # fmt: skip
     return (
         f"{lead}: no evidence that they differ, {amount(found)} {figures}.{split}{left_out}{power}"

@@ -410,6 +410,9 @@ def test_the_verbs_show_their_stages(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert main([*words, "--folds", "3", "--fold", "3"]) == 2
     assert "no fold 3 in this study → it has [0, 1, 2]" in capsys.readouterr().err
     assert main(["demo", "--cases", "3"]) == 2
+    assert main(["study", str(tmp_path / "nowhere"), "-o", str(tmp_path / "s")]) == 2
+    assert "no such folder" in capsys.readouterr().err
+    assert not (tmp_path / "s").exists()  # nothing is begun
 
 
 @pytest.mark.slow

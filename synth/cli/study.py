@@ -60,6 +60,8 @@ def study(
     """
     from synth.scale import SCALES
 
+    if not show and not data.is_dir():
+        raise SynthError(f"{data}: no such folder", hint="check the path and its spelling")
     shipped = preset == "tiny" and not from_scratch
     tested, dealt = _folds(split, data, folds)
     if fold is not None and fold not in tested:
