@@ -140,7 +140,9 @@ def work_of(space: str, layout: str, work: str, edge: int, device: str) -> Calla
     network = build(config).to(device)
     x, t = inputs(config, (edge, edge, edge), device)
     if layout.endswith("channels-last"):
-        network = network.to(memory_format=torch.channels_last_3d)
+        for parameter in network.parameters():  # the mean brain, a buffer, has four axes
+            if parameter.ndim == 5:
+                parameter.data = parameter.data.to(memory_format=torch.channels_last_3d)
         x = x.to(memory_format=torch.channels_last_3d)
     precision = "bf16" if layout.startswith("bf16") else "float32"
 

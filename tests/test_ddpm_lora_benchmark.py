@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from benchmarks.ddpm_lora import GIB, SPACES, activation_bytes, flops, kept_bytes
+from benchmarks.ddpm_lora import GIB, LAYOUTS, SPACES, activation_bytes, flops, kept_bytes, work_of
 
 
 def test_wavelet_space_spares_four_fifths_of_the_arithmetic() -> None:
@@ -28,3 +28,8 @@ def test_kept_bytes_are_those_of_the_formula() -> None:
     x = torch.randn(5, 8)
     # the input of each Linear, and the Sigmoid's answer, which is one of them
     assert kept_bytes(lambda: layer(x), layer) == 2 * 5 * 8 * 4
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_every_layout_is_timed(layout: str) -> None:
+    work_of("wavelet", layout, "call", 16, "cpu")()

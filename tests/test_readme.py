@@ -154,7 +154,7 @@ def test_the_page_runs_to_its_last_block(tmp_path: Path, monkeypatch: pytest.Mon
     write_public_weights(tmp_path / "brats_unet_128_1200k.pt")
     read_through(tmp_path, monkeypatch, patient=True)
     assert {p.name for p in (tmp_path / "runs").iterdir()} == {
-        *("first", "fold0", "masked", "two", "site_b", "segmenter", "once-more"),
+        *("first", "fold0", "masked", "two", "site_b", "segmenter", "once-more", "sweep", "jobs"),
     }
     assert (tmp_path / "weights/wdm-public/model.safetensors").exists()
     assert {p.name for p in (tmp_path / "data").iterdir()} >= {"demo", "site_b", "full"}
