@@ -1,7 +1,9 @@
 """The shipped weights load, say what trained them, and do what the page says of them."""
 
+import inspect
 import json
 import resource
+import shlex
 import subprocess
 import sys
 import time
@@ -17,10 +19,14 @@ from segmentation.data import SegmentationData
 from synth import checkpoint
 from synth.case import MODALITIES, discover
 from synth.cli import main
+from synth.cli.models import resolved, train, train_settings
+from synth.cli.parser import build
+from synth.config import to_dict
 from synth.judge_inpainting import evaluate_inpainting
 from synth.volume import Volume
 
 WEIGHTS = Path(__file__).parents[1] / "weights"
+BASE = WEIGHTS / "ddpm_lora"
 FOLDERS = sorted(p.parent for p in WEIGHTS.rglob("model.safetensors"))
 ADAPTERS = sorted(p.parent for p in WEIGHTS.rglob(checkpoint.ADAPTER_CONFIG))
 LABELS = sorted((WEIGHTS / "labels").glob("*-seg.nii.gz"))
@@ -47,6 +53,23 @@ def test_adapters_know_what_they_are_and_where_their_base_is(folder: Path) -> No
     assert adapter.settings["base_model_name_or_path"] == adapter.facts["base"]["path"]
     network = checkpoint.load(base).model
     assert adapters.fingerprint(network) == adapter.facts["base"]["fingerprint"]
+
+
+@pytest.mark.parametrize("folder", [*FOLDERS, *ADAPTERS], ids=lambda p: p.name)
+def test_the_command_on_a_card_gives_the_settings_of_the_weights(folder: Path) -> None:
+    facts = checkpoint.read_metadata(folder)
+    assert facts["command"] in (folder / "README.md").read_text()
+    words = shlex.split(facts["command"].replace("--lora-from ddpm_lora", f"--lora-from {BASE}"))
+    assert words[:2] == ["synth", "train"]
+    parser = build(train, prog="synth train", settings=train_settings(words[2:]))
+    values = parser.parse(words[2:])
+    asked = {k: v for k, v in values.items() if k not in inspect.signature(train).parameters}
+    preset, config, loop = resolved(facts["family"], values["preset"], asked)
+    told = {k: v for k, v in to_dict(config).items() if k != "lora_from"}
+    assert told == {k: v for k, v in facts["config"].items() if k != "lora_from"}
+    assert preset == facts["preset"]
+    assert facts["step"] <= loop.steps
+    assert loop.seed == facts["seed"]
 
 
 def test_all_weights_together_are_small() -> None:
