@@ -170,7 +170,7 @@ def _submit(worker: Worker, where: Where, options: Options, todo: int) -> list[A
         import submitit
     except ImportError as error:
         raise SynthError(
-            f"--where {where} needs submitit", hint="pip install 'synth-brain[cluster]'"
+            f"--where {where} needs submitit", hint="bash run.sh MODE=setup EXTRAS=cluster"
         ) from error
     own: dict[str, Any] = {"timeout_min": DAYS_30}
     if where == "local":

@@ -98,7 +98,7 @@ def _study(sweep: Sweep) -> optuna.Study:
         import optuna
     except ImportError as error:
         raise SynthError(
-            "--optuna needs optuna", hint="pip install 'synth-brain[cluster]', or use --grid"
+            "--optuna needs optuna", hint="bash run.sh MODE=setup EXTRAS=cluster, or use --grid"
         ) from error
     from optuna.storages import JournalStorage
     from optuna.storages.journal import JournalFileBackend

@@ -25,6 +25,7 @@ REGIONS_HEAD = (
 )
 SETS = ("generated", "training", "real")
 NAMES = {"real": "unseen real"}
+FEW = 30  # cases in either set, below which KID tells large differences only
 
 
 def tables(summary: Mapping[str, Any]) -> list[tuple[str, Rows]]:
@@ -37,6 +38,22 @@ def tables(summary: Mapping[str, Any]) -> list[tuple[str, Rows]]:
     found.append((TEXTURE_HEAD, _texture(made["texture_ratio"])))
     found.append((REGIONS_HEAD, _regions(made["regions"])))
     return found
+
+
+def headline(summary: Mapping[str, Any]) -> str:
+    """Say the numbers that matter in one line, and how much such sets can tell."""
+    made, real = summary["generated"], summary["real"]
+    parts = []
+    if made.get("kid"):
+        parts.append(f"KID {_distance(made, 'kid')}, real halves {_distance(real, 'kid')}")
+    if made["seg_dice"] is not None:
+        reach = _of(real["seg_dice"], "mean")
+        parts.append(f"Dice of the segmenter {_of(made['seg_dice'], 'mean')}, real {reach}")
+    if "copied" in made:
+        parts.append(f"copied: {made['copied']}")
+    if min(made["cases"], real["cases"]) < FEW:
+        parts.append(f"sets of fewer than {FEW} show large differences only")
+    return "; ".join(parts)
 
 
 def _sets(sets: Mapping[str, Mapping[str, Any]]) -> Rows:

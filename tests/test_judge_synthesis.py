@@ -140,6 +140,11 @@ def test_bad_cases_are_one_line_each_and_the_rest_goes_on(
     ]  # fmt: skip
     assert all("→" in p and "\n" not in p for p in summary["problems"])
     assert "cases judged: 6, problems: 2" in told.out
+    # The last lines are what is looked for, not the end of a long table.
+    kid = summary["generated"]["kid"]
+    says = told.out.splitlines()[-2]
+    assert says.startswith(f"KID {kid['value']:.3g} [{kid['low']:.3g}, {kid['high']:.3g}], real ")
+    assert says.endswith("sets of fewer than 30 show large differences only")
     # Without labels a case is judged by what needs none.
     unlabelled = rows(tmp_path / "out")["BraTS-GLI-00203-000-synth00"]
     assert unlabelled["ET_t1c_mean"] == unlabelled["signs"] == "nan"

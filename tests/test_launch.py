@@ -304,7 +304,7 @@ def test_without_submitit_the_sentence_names_the_extra(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "submitit", None)
     with pytest.raises(SynthError, match="needs submitit") as error:
         launch({"a": ["w"]}, folder=tmp_path, where="local")
-    assert "synth-brain[cluster]" in error.value.hint
+    assert "EXTRAS=cluster" in error.value.hint
 
 
 def test_a_worker_with_a_share_stops_after_it(tmp_path):

@@ -140,6 +140,7 @@ def _segmentation(pred: Path, truth: Path, out: Path, **options: Any) -> int:
 
 def _synthesis(pred: Path, truth: Path, out: Path, **options: Any) -> int:
     from synth.judge_synthesis import evaluate_synthesis
+    from synth.synthesis_tables import headline
 
     found = evaluate_synthesis(pred, truth, out, **options)
     print(found.table)
@@ -148,6 +149,7 @@ def _synthesis(pred: Path, truth: Path, out: Path, **options: Any) -> int:
     gate = found.summary["gate"]
     if gate is not None:
         print(f"\nkept: {len(gate['kept'])}, dropped: {len(gate['dropped'])} → {out}/dropped.csv")
+    print(f"\n{headline(found.summary)}")
     judged = found.summary["generated"]["cases"]
-    print(f"\ncases judged: {judged}, problems: {len(found.problems)} → {out}")
+    print(f"cases judged: {judged}, problems: {len(found.problems)} → {out}")
     return 2 if found.problems else 0

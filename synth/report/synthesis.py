@@ -10,6 +10,7 @@ from synth.report.html import Html, Source, joined, more, number, tag, tile
 from synth.report.pictures import finished
 from synth.report.section import Section, folded_tables, missing
 from synth.report.study import Study
+from synth.synthesis_tables import FEW
 
 MADE, REAL = 2, 2
 PICTURES = {
@@ -81,7 +82,9 @@ def _tiles(found: Source) -> Html:
         )  # fmt: skip
     else:
         tiles.append(tile("–", "copies of training scans", "not looked for: --train or --split"))
-    return tag("div", *tiles, class_="tiles")
+    few = min(found.get(which)["cases"] for which in ("generated", "real")) < FEW
+    told = f"Sets of fewer than {FEW} scans show large differences only." if few else ""
+    return joined(tag("div", *tiles, class_="tiles"), tag("p", told, class_="note") if few else "")
 
 
 def _memory(study: Study, found: Source) -> Html:
