@@ -72,6 +72,15 @@ def test_the_command_on_a_card_gives_the_settings_of_the_weights(folder: Path) -
     assert loop.seed == facts["seed"]
 
 
+def test_info_lists_what_is_shipped(capsys) -> None:
+    assert main(["info", str(WEIGHTS)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split(":")[0] for line in lines] == sorted(
+        folder.name for folder in [*FOLDERS, *ADAPTERS]
+    )
+    assert "wdm3d: wdm3d tiny, step 4000" in lines
+
+
 def test_all_weights_together_are_small() -> None:
     assert FOLDERS
     assert sum(p.stat().st_size for p in WEIGHTS.rglob("*") if p.is_file()) < 25e6

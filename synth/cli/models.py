@@ -180,21 +180,27 @@ def info(checkpoint: Path | None = None, *, json: bool = False) -> int:
     """Show versions, devices, families and presets, or what a checkpoint says of itself.
 
     Args:
-        checkpoint: a checkpoint folder, a lone .safetensors file, or a run.
+        checkpoint: a checkpoint folder, a lone .safetensors file, a run, or a folder of several.
         json: print JSON.
     """
-    if checkpoint is not None:
-        from synth.checkpoint import read_metadata
-
-        facts = read_metadata(checkpoint)
-    else:
-        facts = _installation()
+    facts = _checkpoint_facts(checkpoint) if checkpoint is not None else _installation()
     if json:
         print(dumps(facts, indent=1))
         return 0
     for key, value in facts.items():
         print(f"{key}: {value if isinstance(value, str | int) else dumps(value)}")
     return 0
+
+
+def _checkpoint_facts(folder: Path) -> dict[str, Any]:
+    """Return what a checkpoint says of itself, or a line of each in a folder of several."""
+    from synth.checkpoint import CONFIG, read_metadata
+
+    inside = sorted(folder.glob(f"*/{CONFIG}"))
+    if not inside or (folder / "last").is_dir() or (folder / CONFIG).exists():
+        return read_metadata(folder)
+    found = {path.parent.name: read_metadata(path.parent) for path in inside}
+    return {k: f"{f['family']} {f['preset']}, step {f.get('step')}" for k, f in found.items()}
 
 
 def _run_folder(out: Path | None, resume: Path | None) -> Path:
