@@ -15,7 +15,7 @@ from pathlib import Path
 from synth.ledger import Stage
 from synth.scale import Scale
 
-SHIPPED = Path(__file__).parents[1] / "weights"
+DEMO_WEIGHTS = Path(__file__).parents[1] / "weights"
 """Weights that come with this package."""
 FOLD = "{}"
 """Stands for the number of the fold where `synth launch --each` fills it in."""
@@ -67,7 +67,7 @@ class Plan:
         """Say whose weights a family has; only those of ddpm_lora are ever adapted."""
         if weights is None or weights.resolve().is_relative_to(self.out.resolve()):
             return f"{family} as trained here"
-        shipped = weights.resolve().is_relative_to(SHIPPED.resolve())
+        shipped = weights.resolve().is_relative_to(DEMO_WEIGHTS.resolve())
         return f"{family} as {'shipped' if shipped else 'given'}, not trained on this cohort"
 
     def of_fold(self, fold: str) -> Path:

@@ -26,7 +26,7 @@ from synth.errors import SynthError
 from synth.judge_synthesis import evaluate_synthesis
 from synth.ledger import STATE, Ledger, Outcome, Stage, network_calls
 from synth.split import Entry, Split, read_split, write_split
-from synth.story import SHIPPED, Plan, stages_of
+from synth.story import DEMO_WEIGHTS, Plan, stages_of
 from synth.study import left, run
 from synth.synthesis_gate import read_kept
 from tests import toy_scans
@@ -159,8 +159,8 @@ def test_a_few_holes_are_drawn_several_times_for_the_report(kind: str) -> None:
 
 
 def test_the_stages_say_whose_weights_they_use() -> None:
-    demo = replace(plan("demo"), label_gan=SHIPPED / "label_gan", wdm3d=SHIPPED / "wdm3d")
-    said = {s.name: s.purpose for s in stages_of(replace(demo, base=SHIPPED / "ddpm_lora"))}
+    demo = replace(plan("demo"), label_gan=DEMO_WEIGHTS / "label_gan", wdm3d=DEMO_WEIGHTS / "wdm3d")
+    said = {s.name: s.purpose for s in stages_of(replace(demo, base=DEMO_WEIGHTS / "ddpm_lora"))}
     assert said["masks"].endswith("label_gan as shipped, not trained on this cohort")
     assert said["inpainted"].endswith("wdm3d as shipped, not trained on this cohort")
     assert said["lora"] == "fine-tune to this site, by LoRA: ddpm_lora as shipped"
@@ -451,7 +451,7 @@ def killable(folder: Path) -> Plan:
     )  # fmt: skip
     return Plan(
         out=folder / "study", data=folder / "cohort", folds=(1,), split=folder / "split.json",
-        scale=small, label_gan=SHIPPED / "label_gan", wdm3d=SHIPPED / "wdm3d",
+        scale=small, label_gan=DEMO_WEIGHTS / "label_gan", wdm3d=DEMO_WEIGHTS / "wdm3d",
         base=folder / "base", workers=1,
     )  # fmt: skip
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Literal
 
 from synth.errors import SynthError
-from synth.story import SHIPPED, Plan
+from synth.story import DEMO_WEIGHTS, Plan
 
 
 def study(
@@ -161,7 +161,7 @@ def _folds(split: Path | None, data: Path, count: int) -> tuple[list[int], int]:
 
 
 def _shipped(family: str) -> Path:
-    folder = SHIPPED / family
+    folder = DEMO_WEIGHTS / family
     if not folder.is_dir():
         raise SynthError(
             f"no weights of {family} come with this package", hint="--from-scratch trains some"

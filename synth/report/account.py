@@ -11,7 +11,7 @@ from synth.manifest import file_hash
 from synth.report.html import UNKNOWN, Html, Source, joined, more, number, table, tag
 from synth.report.section import Section
 from synth.report.study import Study, digest, inputs, settings
-from synth.story import SHIPPED
+from synth.story import DEMO_WEIGHTS
 
 # part → what was done there, for the paragraph
 DONE = {
@@ -133,7 +133,7 @@ def _weights_sentence(study: Study, sources: Sequence[Source]) -> list[str]:
     arguments = [source.values.get("arguments", {}) for source in sources]
     used = {_named(a["model"]): a["weights"] for a in arguments
             if a.get("model") and a.get("weights") and a["weights"] not in own}  # fmt: skip
-    shipped = {file_hash(path) for path in SHIPPED.glob(f"*/{WEIGHTS}")}
+    shipped = {file_hash(path) for path in DEMO_WEIGHTS.glob(f"*/{WEIGHTS}")}
     return [
         f"{name} was used as {'shipped' if used[name] in shipped else 'given'}, not trained here. "
         for name in sorted(used)
