@@ -257,12 +257,14 @@ def test_the_three_sentences_tell_what_the_files_tell(page: str, study: Path) ->
         "From 5 cases this study made 2 generated label maps or masks, 2 tumours placed in brains, "
         "3 scans with tissue painted in and 2 synthetic cases." in words
     )
-    methods = read_json(study / "inpainted_eval" / "summary.json")["methods"]
+    judged = read_json(study / "inpainted_eval" / "summary.json")
+    methods, apart = judged["methods"], judged["prediction_minus"]["brain mean"]["psnr_01"]
+    mean, low, high = (f"{apart[k]:+.2f}".replace("-", "−") for k in ("mean", "low", "high"))
     ours, fill = (methods[m]["psnr_01"]["mean"] for m in ("prediction", "brain mean"))
     assert (
         f"Painted tissue reaches a PSNR of {ours:.2f} dB where the best fill without a network "
-        f"(brain mean) reaches {fill:.2f}, and of 2 generated scans 0 copy a training case."
-        in words
+        f"(brain mean) reaches {fill:.2f} ({mean} [{low}, {high}] over {judged['cases']} cases), "
+        "and of 2 generated scans 0 copy a training case." in words
     )
     verdicts = read_json(study / "comparison" / "summary.json")["verdicts"]
     assert words.count(verdicts["synthetic against base"]) == 2  # above, and in its section

@@ -53,7 +53,14 @@ def _painted(found: Source) -> Html:
     if best is None:
         return said
     fill = found.figure("methods", best, "psnr_01", "mean", form=".2f")
-    return joined(said, f" where the best fill without a network ({best}) reaches ", fill)
+    mean, low, high = (
+        found.figure("prediction_minus", best, "psnr_01", part, form="+.2f")
+        for part in ("mean", "low", "high")
+    )
+    return joined(
+        said, f" where the best fill without a network ({best}) reaches ", fill, " (", mean, " [",
+        low, ", ", high, "] over ", found.figure("cases", form="d"), " cases)",
+    )  # fmt: skip
 
 
 def _helps(study: Study) -> str:
