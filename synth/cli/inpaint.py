@@ -202,7 +202,8 @@ def _paint(case: Case, target: Path, loaded: Any, plan: Any, arguments: dict[str
         _save(result.spread, target, names, "sd")
     write_json(_record(target, case), record)
     _save(result.image, target, names, "inference")  # last: its presence means done
-    return f"{result.facts['network_calls']} calls, {result.facts['seconds']} s"
+    calls = result.facts["network_calls"]
+    return f"{calls} call{'s' * (calls != 1)}, {result.facts['seconds']} s"
 
 
 def _save(volume: Volume, target: Path, modalities: tuple[str, ...], kind: str) -> None:
