@@ -110,7 +110,7 @@ def parsed(words: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--samplers", nargs="*", default=SAMPLERS)
     parser.add_argument("--calls", type=int, nargs="*", default=CALLS)
     parser.add_argument("--guidance", type=float, default=1.0)
-    parser.add_argument("--temperature", type=float, help="of all samplers [their own]")
+    parser.add_argument("--temperature", type=float, default=1.0)
     parser.add_argument("--cases", type=int, default=16, help="label maps to draw for")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="auto")

@@ -20,14 +20,14 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from ddpm_lora.config import Config
-from ddpm_lora.spaces import ATLAS, EDGE, MEAN, SPREAD
+from ddpm_lora.spaces import ATLAS, EDGE, MEAN, PLACES, SPREAD
 from synth import checkpoint, manifest
 from synth.checkpoint import ADAPTER, ADAPTER_CONFIG, CARD, CONFIG, FORMAT, TORN, Checkpoint
 from synth.config import from_dict, read_json, to_dict
 from synth.errors import SynthError
 
 PREFIX = "base_model.model."  # peft's, before every name
-OF_THE_SITE = (MEAN, SPREAD, EDGE, ATLAS)  # measured, not learned
+OF_THE_SITE = (MEAN, SPREAD, EDGE, ATLAS, PLACES)  # measured, not learned
 UNSUPPORTED = ("use_dora", "lora_bias", "fan_in_fan_out", "use_qalora")
 
 

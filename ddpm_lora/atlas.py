@@ -26,15 +26,23 @@ def mean_brain(cases: Iterable[tuple[Tensor, Tensor]]) -> Tensor:
     """Average images (C, X, Y, Z) over healthy brain of class maps (X, Y, Z) → (C, G, G, G)."""
     total = weight = torch.zeros(())
     for image, classes in cases:
-        low, high = _box(classes > 0)
-        line = [torch.linspace(a, b, EDGE) for a, b in zip(low, high, strict=True)]
-        size = torch.tensor(classes.shape)
-        grid = torch.stack(torch.meshgrid(*line, indexing="ij"), -1) / (size - 1) * 2 - 1
-        healthy = (classes == BRAIN).float()[None]
-        read = _read(torch.cat([image * healthy, healthy]), grid)[0]
+        read = gathered(image, classes == BRAIN, classes > 0)
         total, weight = total + read[:-1], weight + read[-1:]
     overall = total.sum((1, 2, 3), keepdim=True) / weight.sum().clamp(min=1)
     return torch.where(weight > LEAST, total / weight.clamp(min=LEAST), overall)
+
+
+def gathered(image: Tensor, where: Tensor, head: Tensor) -> Tensor:
+    """Read an image (C, X, Y, Z), 0 outside a mask, and the mask itself in a head's box.
+
+    → (C + 1, G, G, G)
+    """
+    low, high = _box(head)
+    line = [torch.linspace(a, b, EDGE) for a, b in zip(low, high, strict=True)]
+    size = torch.tensor(head.shape)
+    grid = torch.stack(torch.meshgrid(*line, indexing="ij"), -1) / (size - 1) * 2 - 1
+    mask = where.float()[None]
+    return _read(torch.cat([image * mask, mask]), grid)[0]
 
 
 def _within(mask: Tensor, shape: Sequence[int]) -> Tensor:  # (X, Y, Z, 3) in −1 … 1 over the box

@@ -23,9 +23,11 @@ class Config:
     space: Literal["wavelet", "pixel"] = "wavelet"
     """What is diffused: Haar bands, each of unit spread in the brain, or voxels as Med-DDPM has
     them (its axes: z, y, x of an LPS file)."""
-    objective: Literal["v", "eps", "flow"] = "v"
-    """What the network answers: velocity, noise, or the straight line from image to noise
-    (rectified flow). The schedule is cosine, for flow uniform in time."""
+    objective: Literal["x0", "v", "eps", "flow"] = "x0"
+    """What the network answers: the clean image, velocity, noise, or the straight line from image
+    to noise (rectified flow). Noise in 32 bands does not pass through a network of 32 or 64
+    channels: what it cannot hold stays in the image as grain. A clean image does, and what is not
+    learned is smooth. The schedule is cosine, for flow uniform in time."""
     atlas: bool = False
     """Diffuse what sets a brain apart from the mean training brain, which is stretched to its box
     and shown to the network: anatomy need not be found in noise. Wavelet only."""
@@ -37,8 +39,11 @@ class Config:
     """Box about the brain in voxels (right, anterior, superior): cut or padded, never squeezed."""
     centre: Literal["brain", "grid"] = "brain"
     """What the box is centred on; Med-DDPM takes the middle of the file's grid."""
+    gain: Literal["median", "percentile"] = "median"
+    """What becomes +1, background being -1: twice the median of the brain outside the tumour, so
+    that healthy tissue looks alike whatever the tumour does; or a percentile of all brain."""
     high_percentile: float = 99.5
-    """Percentile of brain intensities that becomes +1; background is -1. 100 is the maximum."""
+    """That percentile; 100 is the maximum."""
     ceiling: float = 2.5
     """Brightest intensity that is learned and drawn, in these units."""
     width: int = 64
@@ -133,8 +138,8 @@ PRESETS: dict[str, Config] = {
     # Dorjsembe et al. 2024: 57,562,564 parameters, cosine-250, raw timesteps, L1 on the noise
     "meddpm": Config(
         space="pixel", objective="eps", timesteps=250, crop=(192, 192, 144), centre="grid",
-        high_percentile=100, ceiling=1.0, multipliers=(1, 1, 2, 3, 4), max_period=1000,
-        label_drop=0, brain_drop=0, norm="l1", balance=0, lr=1e-5, augment=False,
+        gain="percentile", high_percentile=100, ceiling=1.0, multipliers=(1, 1, 2, 3, 4),
+        max_period=1000, label_drop=0, brain_drop=0, norm="l1", balance=0, lr=1e-5, augment=False,
         checkpointing=True,
     ),
     "tiny": Config(

@@ -22,6 +22,7 @@ from synth.errors import SynthError
 from synth.prepare import Frame, background_of, brain_mask, prepare
 from synth.volume import Volume
 
+DIM = 0.25  # of the range, that twice the median of a brain always exceeds
 SHIFT = 2  # voxels that the box wanders in training: odd ones change the Haar phase
 
 
@@ -109,7 +110,8 @@ class SynthesisData:
     def prepared(self, index: int) -> Arrays:
         """Return a case in the model's box: image, classes, and its intensity scale."""
         case, c = self.cases[index], self.config
-        settings = (c.spacing_mm, c.crop, c.centre, c.high_percentile, c.ceiling, case.scheme)
+        bright = c.gain, c.high_percentile, c.ceiling
+        settings = (c.spacing_mm, c.crop, c.centre, *bright, case.scheme)
         recipe = fingerprint(case.files) + repr(settings)
         return self.cache.get(f"{case.id}-scans", recipe, lambda: self._prepare(case))
 
@@ -117,7 +119,7 @@ class SynthesisData:
         image, classes = load_case(case)
         frame = frame_about(image, self.config)
         prepared = prepare(image, divisor=1)
-        high = tuple(_bright(c, classes > 0, self.config.high_percentile) for c in image.data)
+        high = tuple(self._bright(channel, classes) for channel in image.data)
         scale = replace(prepared, high=high)
         boxed = frame.bring(scale.scale(image.data.astype(np.float32)), fill=BACKGROUND)
         labels = frame.bring(classes[None], nearest=True)[0]
@@ -129,6 +131,18 @@ class SynthesisData:
             "low": np.array(scale.low, np.float32),
             "high": np.array(high, np.float32),
         }
+
+    def _bright(self, channel: np.ndarray, classes: np.ndarray) -> float:
+        """Return the intensity that becomes +1."""
+        low = background_of(channel)
+        seen = channel != low
+        high = float(np.percentile(channel[seen & (classes > 0)], self.config.high_percentile))
+        healthy = channel[seen & (classes == BRAIN)]
+        if self.config.gain == "percentile" or not len(healthy):
+            return high
+        reach = 2 * (float(np.median(healthy)) - low)
+        # The median of a z-scored scan is about its background, and no measure of brightness.
+        return low + reach if reach > DIM * (high - low) else high
 
     def intensities(self) -> dict[str, dict[str, float]]:
         """Return what -1 and +1 mean at this site: the median scale of each contrast."""
@@ -148,8 +162,3 @@ def shifted(data: Tensor, by: Sequence[int], fill: float) -> Tensor:
     here = tuple(slice(max(-d, 0), n - max(d, 0)) for d, n in zip(by, data.shape[-3:], strict=True))
     result[(..., *there)] = data[(..., *here)]
     return result
-
-
-def _bright(channel: np.ndarray, brain: np.ndarray, percentile: float) -> float:
-    values = channel[brain & (channel != background_of(channel))]
-    return float(np.percentile(values, percentile))

@@ -38,7 +38,7 @@ from synth.volume import Volume
 Sampler = Literal["dpmpp_2m", "dpmpp_2m_sde", "ddim", "ddpm"]
 DEFAULT_MODEL = Path("weights/ddpm_lora")
 CALLS = 10
-TEMPERATURE, HOTTEST = 0.9, 1.5
+HOTTEST = 1.5  # temperature
 UNKNOWN_SITE = {"low": 0.0, "high": 1000.0, "log_spread": 0.0}
 WHOLE_FROM = 100.0  # grey levels that a scan spans at least if it is to be stored as whole numbers
 LARGEST = 32767  # of int16
@@ -57,27 +57,20 @@ class Plan:
     sampler: Sampler = "dpmpp_2m"
     guidance: float = 1.0
     """1 draws as trained; above, labels count for more, at twice the cost."""
-    temperature: float | None = None
+    temperature: float = 1.0
     """Size of the noise that a draw begins with: below 1 brains are nearer to the mean brain,
-    clearer and less varied. None is 0.9 in wavelet space for solvers that add no noise, else 1."""
+    smoother and less varied."""
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.temperature is not None and not 0 <= self.temperature <= HOTTEST:
-            raise SynthError(f"--temperature {self.temperature:g}", hint="0 to 1; 0.9 is usual")
+        if not 0 <= self.temperature <= HOTTEST:
+            raise SynthError(f"--temperature {self.temperature:g}", hint="0 to 1; 1 is usual")
         if self.steps is not None and self.steps < 1:
             raise SynthError(f"--steps {self.steps}", hint="at least 1; 10 is usual")
 
     def calls(self, config: Config) -> int:
         """Return the steps of a draw."""
         return self.steps or (config.timesteps if self.sampler == "ddpm" else CALLS)
-
-    def warmth(self, config: Config) -> float:
-        """Return the temperature of a draw."""
-        if self.temperature is not None:
-            return self.temperature
-        mild = config.space == "wavelet" and self.sampler in ("dpmpp_2m", "ddim")
-        return TEMPERATURE if mild else 1.0
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -176,7 +169,7 @@ def _image(
     head = planes.sum(1, keepdim=True) > 0
     space = space_of(config, loaded.model)
     empty = torch.full((1, CONTRASTS, *classes.shape), BACKGROUND, device=device)
-    noise = plan.warmth(config) * noise_like(space.state(empty, head), [source])
+    noise = plan.temperature * noise_like(space.state(empty, head), [source])
     answer = denoiser(loaded.model, config, planes, guidance=plan.guidance)
     for step in _steps(answer, noise, config, plan, source):
         last = step

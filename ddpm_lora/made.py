@@ -47,7 +47,7 @@ class Maker:
     def arguments(self) -> dict[str, Any]:
         """What the scans depend on besides the label map, as JSON values."""
         config, plan = self.loaded.config, self.plan
-        wish = {**vars(plan), "steps": plan.calls(config), "temperature": plan.warmth(config)}
+        wish = {**vars(plan), "steps": plan.calls(config)}
         return wish | {"scheme": self.scheme, "model": fingerprint(self.loaded.model)}
 
     def ids(self, case: Case) -> list[str]:

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from ddpm_lora import atlas
 from ddpm_lora.conditioning import unlabelled
 from ddpm_lora.config import CONTRASTS, Config
-from ddpm_lora.spaces import ATLAS, EDGE, MEAN, SPREAD, clamped, space_of
+from ddpm_lora.spaces import ATLAS, EDGE, KINDS, MEAN, PLACES, SPREAD, clamped, space_of
 from synth import diffusion
 from synth.diffusion import Denoiser, Schedule
 from synth.errors import SynthError
@@ -27,6 +27,7 @@ def build(config: Config) -> nn.Module:
             network.register_buffer(name, torch.ones(config.state_channels))
         if config.atlas:
             network.register_buffer(ATLAS, torch.zeros(CONTRASTS, *[atlas.EDGE] * 3))
+            network.register_buffer(PLACES, torch.ones(KINDS, *[atlas.EDGE] * 3))
     return network
 
 

@@ -34,6 +34,7 @@ Batch = dict[str, Tensor]
 JUDGED_AT = (-4.0, -2.0, 0.0, 2.0, 4.0)
 """Log-SNRs of the validation: the same for every objective, so that their errors compare."""
 PREVIEW_CALLS = 12
+LEAST_NOISE = 0.3  # σ; below, a clean image's error must not be the whole loss
 
 
 class Recipe:
@@ -71,7 +72,7 @@ class Recipe:
         logsnr = self.schedule.logsnr(t.to(clean.device))
         x_t = q_sample(clean, noise, logsnr)
         answer = self.answer(x_t, logsnr, planes, head)
-        error = answer - target(clean, noise, logsnr, self.config.objective)
+        error = self.error(answer, clean, noise, logsnr)
         yield "model", self.loss(error, batch["classes"])
 
     def answer(self, x_t: Tensor, logsnr: Tensor, planes: Tensor, head: Tensor) -> Tensor:
@@ -79,6 +80,17 @@ class Recipe:
         space = self.space
         shown = torch.cat([x_t * space.unknown(head), space.condition(planes)], dim=1)
         return self.network(shown, self.schedule.timestep(logsnr).float()).float()
+
+    def error(self, answer: Tensor, clean: Tensor, noise: Tensor, logsnr: Tensor) -> Tensor:
+        """Return the answer's error; of a clean image in units of the velocity, (x̂0 − x0) / σ.
+
+        So every noise level has the weight it has for "v" (Li & He 2025), down to LEAST_NOISE.
+        """
+        error = answer - target(clean, noise, logsnr, self.config.objective)
+        if self.config.objective == "x0":
+            sigma = torch.sigmoid(-logsnr).sqrt().clamp(min=LEAST_NOISE).to(error)
+            error = error / sigma.view(-1, 1, 1, 1, 1)
+        return error
 
     def loss(self, error: Tensor, classes: Tensor) -> Tensor:
         """The weighted error of the state; in wavelet space also of the image it makes.
@@ -90,10 +102,7 @@ class Recipe:
         total = (self._size(error) * space.weights(weights)).mean()
         if c.space == "wavelet" and c.image_weight:
             image = space.difference(error, classes[:, None] > 0)
-            one = torch.ones_like(error[:1, :, :1, :1, :1])
-            unit = space.difference(one, one.new_ones(1, 1, 2, 2, 2) > 0)
-            unit = unit.square().mean((2, 3, 4), keepdim=True).sqrt()  # of each contrast
-            total = total + c.image_weight * (self._size(image / unit) * weights).mean()
+            total = total + c.image_weight * (self._size(image / space.unit()) * weights).mean()
         return total
 
     def _size(self, error: Tensor) -> Tensor:
@@ -111,7 +120,7 @@ class Recipe:
             logsnr = torch.full((len(clean),), level, device=clean.device)
             x_t = q_sample(clean, noise, logsnr)
             answer = self.answer(x_t, logsnr, planes_of(classes), head)
-            error = answer - target(clean, noise, logsnr, c.objective)
+            error = self.error(answer, clean, noise, logsnr)
             losses.append(float(self.loss(error, classes)))
             x0 = to_x0(answer, x_t, logsnr, c.objective)
             made = space.image(x0, head).clamp(BACKGROUND, c.ceiling)
@@ -187,5 +196,5 @@ def measure(network: nn.Module, items: SynthesisData) -> None:
         network.get_buffer(ATLAS).copy_(atlas)
     statistics = BandStatistics(atlas)
     for image, classes in cases():
-        statistics.add(image, classes > 0)
+        statistics.add(image, classes)
     statistics.store(network)

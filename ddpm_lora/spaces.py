@@ -16,13 +16,16 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
-from ddpm_lora.atlas import placed
+from ddpm_lora.atlas import BRAIN, LEAST, gathered, placed
 from ddpm_lora.config import BANDS, Config
 from synth.wavelet import dwt3, idwt3
 
 BACKGROUND = -1.0
-MEAN, SPREAD, EDGE, ATLAS = "band_mean", "band_spread", "edge_spread", "atlas"  # buffers
+MEAN, SPREAD, EDGE = "band_mean", "band_spread", "edge_spread"  # buffers of a network
+ATLAS, PLACES = "atlas", "place_spread"
 LEAST_SPREAD = 1e-3  # of a band that is nearly empty; noise must not be blown up to unit size
+KINDS = 2  # of bands, each with its own map of spreads: the low one, and all details
+CALMEST, WILDEST = 0.4, 2.5  # places, in the spread of all brain: few cases tell no more
 
 
 class Space(Protocol):
@@ -48,6 +51,10 @@ class Space(Protocol):
         """Return voxel weights (B, 1, X, Y, Z) on the state's grid, their mean kept."""
         ...
 
+    def unit(self) -> Tensor | float:
+        """Return the RMS of each contrast that a state of ones has as an image."""
+        ...
+
     def unknown(self, head: Tensor) -> Tensor | float:
         """Return 1 where the state has to be drawn, 0 where it is known to be 0; on its grid."""
         ...
@@ -58,8 +65,8 @@ def space_of(config: Config, network: nn.Module) -> Space:
     if config.space == "pixel":
         return Pixel()
     own = dict(network.named_buffers())
-    mean, spread, edge = (_ending(own, name) for name in (MEAN, SPREAD, EDGE))
-    return Wavelet(mean, spread, edge, _ending(own, ATLAS) if config.atlas else None)
+    names = (MEAN, SPREAD, EDGE, *((ATLAS, PLACES) if config.atlas else ()))
+    return Wavelet(*(_ending(own, name) for name in names))
 
 
 def _ending(buffers: dict[str, Tensor], name: str) -> Tensor:  # an adapter's wrapper prefixes names
@@ -92,6 +99,10 @@ class Pixel:
         """The same voxels, laid as the state is."""
         return _laid(voxels)
 
+    def unit(self) -> float:
+        """It is the image."""
+        return 1.0
+
     def unknown(self, head: Tensor) -> float:
         """Med-DDPM draws the background, too."""
         del head
@@ -106,14 +117,16 @@ class Wavelet:
     Nearly all of the energy is in the low bands: without this, noise would drown the others, and
     the network would never see them. What is not head is known, and laid flat: a jump at the edge
     would have many times the energy of any detail in the brain. Neither is there noise on it,
-    which a network would have to copy faithfully to be rid of. With an atlas the mean is that of
-    the place in the brain.
+    which a network would have to copy faithfully to be rid of. With an atlas mean and spread are
+    those of the place in the brain: ventricles and cortex vary from brain to brain, deep white
+    matter hardly does, and there no noise should be left to become tissue.
     """
 
     mean: Tensor  # (32,)
     spread: Tensor  # (32,)
     edge: Tensor  # (32,)
     atlas: Tensor | None = None  # (4, G, G, G) over the box of the head
+    places: Tensor | None = None  # (KINDS, G, G, G), the spread of all brain being 1
 
     def state(self, image: Tensor, head: Tensor) -> Tensor:
         """(B, 4, X, Y, Z) → (B, 32, X/2, Y/2, Z/2), whitened; 0 in the background."""
@@ -131,7 +144,15 @@ class Wavelet:
 
     def _scale(self, head: Tensor) -> Tensor:
         whole = F.avg_pool3d(head.to(self.spread), 2) == 1
-        return torch.where(whole, _column(self.spread), _column(self.edge))
+        spread = _column(self.spread)
+        if self.places is not None:
+            found = F.avg_pool3d(placed(self.places, head), 2)  # (B, KINDS, X/2, Y/2, Z/2)
+            spread = spread * found[:, _kinds(len(self.spread))]
+        return torch.where(whole, spread, _column(self.edge))
+
+    def unit(self) -> Tensor:
+        """(1, 4, 1, 1, 1), by Parseval, where places are as usual."""
+        return self.spread.view(1, -1, BANDS).square().mean(-1).sqrt()[..., None, None, None]
 
     def difference(self, error: Tensor, head: Tensor) -> Tensor:
         """Means cancel."""
@@ -166,10 +187,11 @@ class BandStatistics:
     def __init__(self, atlas: Tensor | None = None) -> None:
         self.atlas = atlas
         self.count, self.total, self.squares = torch.zeros(2, 1), torch.zeros(()), torch.zeros(())
+        self.energy = torch.zeros(())  # (33, G, G, G): of each band in healthy blocks, their number
 
-    def add(self, image: Tensor, brain: Tensor) -> None:
-        """Take in one case: image (4, X, Y, Z), brain (X, Y, Z) bool."""
-        head = brain[None, None]
+    def add(self, image: Tensor, classes: Tensor) -> None:
+        """Take in one case: image (4, X, Y, Z), class map (X, Y, Z)."""
+        head = classes[None, None] > 0
         if self.atlas is not None:
             image = image - placed(self.atlas, head)[0]
         bands = dwt3(_extended(image[None].double(), head))[0]  # (32, X/2, Y/2, Z/2)
@@ -178,6 +200,13 @@ class BandStatistics:
         self.count = self.count + torch.tensor([[v.shape[1]] for v in kinds])
         self.total = self.total + torch.stack([v.sum(1) for v in kinds])
         self.squares = self.squares + torch.stack([v.square().sum(1) for v in kinds])
+        if self.atlas is not None:
+            healthy = F.avg_pool3d((classes == BRAIN).double()[None, None], 2) == 1
+            energy, where = (
+                F.interpolate(v.double(), scale_factor=2)[0]
+                for v in (bands[None].square(), healthy)
+            )
+            self.energy = self.energy + gathered(energy, where[0] > 0, classes > 0)
 
     def store(self, network: nn.Module) -> None:
         """Write the statistics into a network's buffers."""
@@ -190,6 +219,22 @@ class BandStatistics:
         network.get_buffer(MEAN).copy_(mean)
         for name, spread in zip((SPREAD, EDGE), spreads, strict=True):
             network.get_buffer(name).copy_(spread)
+        if self.atlas is not None:
+            network.get_buffer(PLACES).copy_(self._places(spreads[0].clamp(min=LEAST_SPREAD)))
+
+    def _places(self, spread: Tensor) -> Tensor:
+        """Spread of each kind of band at each place → (KINDS, G, G, G), smoothed over 3³ places."""
+        energy = F.avg_pool3d(self.energy.double()[None], 3, 1, 1)[0]
+        count = energy[-1].clamp(min=LEAST)
+        relative = energy[:-1] / spread.square().view(-1, 1, 1, 1) / count
+        low = _kinds(len(spread)) == 0
+        found = torch.stack([relative[low].mean(0), relative[~low].mean(0)]).sqrt()
+        return torch.where(energy[-1] > LEAST, found, 1.0).clamp(CALMEST, WILDEST)
+
+
+def _kinds(channels: int) -> Tensor:
+    """0 for the low bands among channels, 1 for details."""
+    return (torch.arange(channels) % BANDS > 0).long()
 
 
 def _extended(values: Tensor, head: Tensor) -> Tensor:

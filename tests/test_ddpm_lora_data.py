@@ -84,13 +84,36 @@ def test_items_hold_scaled_scans_and_classes(cohort: Path) -> None:
     for i in range(4):
         inside = item["image"][i][head].double().numpy()
         low, high = data.prepared(0)["low"][i], data.prepared(0)["high"][i]
-        assert high == pytest.approx(np.percentile(image.data[i][classes > 0], 99.5), rel=1e-6)
+        assert high == pytest.approx(2 * np.median(image.data[i][classes == 4]), rel=1e-6)
         native = np.sort(frame.bring(image.data)[i][head.numpy()])
         # float16 in the cache: eleven bits of values up to 2.5
         np.testing.assert_allclose(
             np.sort((inside + 1) / 2 * (high - low) + low), native, atol=2e-3 * high
         )
     assert sorted(np.unique(item["classes"])) == [0, 1, 2, 3, 4]
+
+
+def test_how_bright_a_tumour_is_changes_no_healthy_voxel(cohort: Path) -> None:
+    case = discover(cohort)[0]
+    before = SynthesisData([case], SMALL, fixed=True).item(0, 0)
+    scan = Volume.load(case.path("t1c"))
+    ill = Volume.load(case.path("seg")).data > 0
+    scan.with_data(np.where(ill, 3 * scan.data + 50, scan.data)).save(case.path("t1c"))
+    after = SynthesisData([case], SMALL, fixed=True).item(0, 0)
+    healthy = (before["classes"] == 4).expand(4, -1, -1, -1)
+    assert torch.equal(after["image"][healthy], before["image"][healthy])
+    assert not torch.equal(after["image"], before["image"])
+
+
+def test_a_z_scored_scan_is_scaled_by_its_percentile(cohort: Path) -> None:
+    """Its median is about its background."""
+    case = discover(cohort)[0]
+    scan = Volume.load(case.path("t1n"))
+    brain = scan.data > 0
+    z = (scan.data - scan.data[brain].mean()) / scan.data[brain].std()
+    scan.with_data(np.where(brain, z, 0).astype(np.float32)).save(case.path("t1n"))
+    high = SynthesisData([case], SMALL, fixed=True).prepared(0)["high"][0]
+    assert high == pytest.approx(np.percentile(z[brain], 99.5), rel=0.02)
 
 
 def test_items_are_functions_of_their_seed_and_move_as_one(cohort: Path) -> None:
@@ -120,7 +143,7 @@ def test_intensities_are_the_median_scale_of_the_site(cohort: Path) -> None:
     highs = []
     for case in data.cases:
         image, classes = load_case(case)
-        highs.append([np.percentile(c[classes > 0], 99.5) for c in image.data])
+        highs.append([2 * np.median(c[classes == 4]) for c in image.data])
     found = data.intensities()
     assert list(found) == list(MODALITIES)
     assert [found[m]["high"] for m in MODALITIES] == pytest.approx(np.median(highs, axis=0))

@@ -16,12 +16,12 @@ from ddpm_lora.conditioning import planes_of, unlabelled
 from ddpm_lora.config import Config
 from ddpm_lora.data import SynthesisData
 from ddpm_lora.network import build, denoiser, schedule_of
-from ddpm_lora.recipe import Recipe, assemble, head_of, measure
+from ddpm_lora.recipe import LEAST_NOISE, Recipe, assemble, head_of, measure
 from ddpm_lora.spaces import space_of
 from synth import checkpoint
 from synth.case import MODALITIES, discover
 from synth.cli import main
-from synth.diffusion import q_sample, target
+from synth.diffusion import coefficients, q_sample, target
 from synth.errors import SynthError
 from synth.sampling import levels
 from tests.conftest import write_case
@@ -77,6 +77,9 @@ def test_a_perfect_answer_costs_nothing_and_a_known_error_its_size(
     data = SynthesisData(discover(cohort), config)
     batch = default_collate([data.item(0, 0), data.item(1, 0)])
     recipe = recipe_of(config, data)
+    if space == "wavelet":  # the head's edge, on a scale of its own, makes no unit error
+        edge, spread = map(recipe.network.get_buffer, ("edge_spread", "band_spread"))
+        edge.copy_(spread)
     clean = recipe.space.state(batch["image"], head_of(batch))
     for off in (0.0, 0.5):
         recipe.network = Knowing(recipe, clean, off)
@@ -93,7 +96,23 @@ def test_a_perfect_answer_costs_nothing_and_a_known_error_its_size(
         assert max(found.values()) < 1e-3
 
 
-@pytest.mark.parametrize("objective", ["eps", "v", "flow"])
+def test_a_clean_image_is_judged_as_its_velocity(cohort: Path) -> None:
+    data = SynthesisData(discover(cohort), SMALL)
+    asked = {kind: recipe_of(replace(SMALL, objective=kind), data) for kind in ("x0", "v")}
+    clean, noise, guess = torch.randn(3, 1, 32, 4, 4, 4).unbind()
+    for level, kept in ((-3.0, True), (2.0, True), (6.0, False)):
+        logsnr = torch.full((1,), level)
+        x_t, (alpha, sigma) = q_sample(clean, noise, logsnr), coefficients(logsnr, clean)
+        velocity = (alpha * x_t - guess) / sigma
+        of_image = asked["x0"].error(guess, clean, noise, logsnr)
+        of_velocity = asked["v"].error(velocity, clean, noise, logsnr)
+        if kept:
+            torch.testing.assert_close(of_image, -of_velocity)
+        else:  # nearly no noise: the error of the image, times a bounded number
+            torch.testing.assert_close(of_image, (guess - clean) / LEAST_NOISE)
+
+
+@pytest.mark.parametrize("objective", ["x0", "eps", "v", "flow"])
 def test_a_perfect_network_denoises_to_the_scans(cohort: Path, objective: str) -> None:
     config = replace(SMALL, objective=objective)
     data = SynthesisData(discover(cohort), config)
@@ -141,7 +160,7 @@ def test_guidance_goes_on_from_hidden_to_shown() -> None:
         denoiser(network, replace(config, label_drop=0), planes, guidance=2)
 
 
-@pytest.mark.parametrize("objective", ["v", "flow"])
+@pytest.mark.parametrize("objective", ["x0", "v", "flow"])
 def test_one_case_is_learned_by_heart(cohort: Path, objective: str) -> None:
     config = replace(SMALL, objective=objective, label_drop=0.0, brain_drop=0.0)
     data = SynthesisData(discover(cohort), config)

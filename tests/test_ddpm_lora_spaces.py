@@ -89,7 +89,7 @@ def test_bands_in_the_brain_have_unit_spread_and_the_background_is_nothing() -> 
 
 def test_statistics_are_those_of_pywt_bands() -> None:
     image, _ = brain()
-    everywhere = torch.ones(SHAPE, dtype=torch.bool)
+    everywhere = torch.full(SHAPE, 4, dtype=torch.uint8)
     network, statistics = build(WAVELET), BandStatistics()
     statistics.add(image[0], everywhere)
     statistics.store(network)
@@ -171,6 +171,38 @@ def test_the_mean_brain_leaves_tumours_out() -> None:
     torch.testing.assert_close(found[inside], healthy[inside], atol=1e-4, rtol=0)
     expected = torch.stack(images).mean(0)
     torch.testing.assert_close(found[~inside], expected[~inside], atol=1e-4, rtol=0)
+
+
+def test_places_that_vary_more_are_diffused_on_a_larger_scale() -> None:
+    """Cases whose left varies more than the right: the state does not."""
+    network = build(replace(WAVELET, atlas=True))
+    classes = torch.full((EDGE,) * 3, 4, dtype=torch.uint8)
+    scale = torch.where(torch.arange(EDGE) < EDGE // 2, 0.4, 0.15).view(-1, 1, 1)
+    images = [scale * normal(4, EDGE, EDGE, EDGE, seed=k) for k in range(20)]
+    ill = classes.clone()
+    ill[20:26, 20:26, 20:26] = 3
+    cases = [(torch.where(ill == 3, 9.0, images[0]), ill), *((i, classes) for i in images[1:])]
+    statistics = BandStatistics(torch.zeros(4, EDGE, EDGE, EDGE))
+    for image, labels in cases:
+        statistics.add(image, labels)
+    statistics.store(network)
+    space = space_of(replace(WAVELET, atlas=True), network)
+    head = torch.ones(1, 1, EDGE, EDGE, EDGE, dtype=torch.bool)
+    states = torch.cat([space.state(i[None], head) for i in images[1:]]).square()
+    left, right = states[:, :, :7].mean().sqrt(), states[:, :, 9:].mean().sqrt()
+    assert float(left / right) == pytest.approx(1, abs=0.1)  # places are smoothed, 19 cases
+    image = images[1][None].clamp(BACKGROUND)
+    torch.testing.assert_close(
+        space.image(space.state(image, head), head), image, atol=1e-5, rtol=0
+    )
+
+
+def test_the_unit_is_the_size_of_a_state_of_ones() -> None:
+    space = spaces()["wavelet"]
+    head = torch.ones(1, 1, *SHAPE, dtype=torch.bool)
+    signs = torch.sign(normal(64, 32, *(n // 2 for n in SHAPE)))
+    made = space.difference(signs, head).square().mean((0, 2, 3, 4), keepdim=True).sqrt()
+    torch.testing.assert_close(space.unit(), made, rtol=0.02, atol=0)  # 64 random draws
 
 
 def test_the_background_is_known() -> None:

@@ -21,7 +21,7 @@ def sample(
     steps: int | None = None,
     sampler: Literal["dpmpp_2m", "dpmpp_2m_sde", "ddim", "ddpm"] = "dpmpp_2m",
     guidance: float = 1.0,
-    temperature: float | None = None,
+    temperature: float = 1.0,
     split: Path | None = None,
     append_to: Path | None = None,
     kept: Path | None = None,
@@ -57,8 +57,7 @@ def sample(
         steps: network calls of a draw [10; ddpm as many as trained].
         sampler: solver.
         guidance: above 1 labels count for more, at twice the cost.
-        temperature: size of the first noise; below 1 brains are clearer and less varied [0.9; 1
-            for samplers that add noise, and in pixel space].
+        temperature: size of the first noise; below 1 brains are smoother and less varied.
         split: decathlon-style JSON of the label maps' real cases: their folds go on record.
         append_to: list what is drawn in this split as train-only cases (fold -1); a label map of a
             case in testing is refused.
