@@ -74,7 +74,7 @@ DEMO = Scale(
         "wdm3d": ("--steps", "400", "--batch-size", "4"),
         "ddpm_lora": ("--steps", "500"),
     },
-    adapting=("--steps", "80", "--validate-every", "0", "--save-every", "20"),
+    adapting=("--steps", "200", "--validate-every", "0", "--save-every", "20"),
     sampling=("--steps", "12"),
     draws=("--samples", "3", "--steps", "8", "--end", "2"),
     compare=("--seeds", "0", "1", "2", "--steps", "150", "--warmup-steps", "20",
@@ -84,7 +84,7 @@ DEMO = Scale(
     seconds={
         "cohort": 10, "check": 3, "folds": 1, "without": 1, "tested": 1, "masks": 4,
         "masks_eval": 12, "healthy": 4, "inpainted": 5, "inpainted_draws": 15, "inpainted_eval": 7,
-        "tumours": 5, "lora": 90, "synthetic": 55, "synthetic_eval": 15, "split": 1, "kept": 4,
+        "tumours": 5, "lora": 130, "synthetic": 45, "synthetic_eval": 15, "split": 1, "kept": 4,
         "comparison": 420, "report": 8, "pretraining": 10, "label_gan": 200, "wdm3d": 500,
         "ddpm_lora": 600,
     },
