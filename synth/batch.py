@@ -42,6 +42,7 @@ def run_batch(
     stops.
     """
     failed = skipped = 0
+    before = None
     for number, item in enumerate(items, start=1):
         try:
             if done(item):
@@ -50,9 +51,11 @@ def run_batch(
             log.info("[%d/%d] %s: %s", number, len(items), name(item), work(item))
         except SynthError as error:
             failed += 1
-            log.error(
-                "[%d/%d] %s: %s → %s", number, len(items), name(item), error.message, error.hint
-            )
+            own = name(item)
+            mistake = error.message.replace(own, ""), error.hint
+            words = "the same" if mistake == before else f"{error.message} → {error.hint}"
+            log.error("[%d/%d] %s: %s", number, len(items), own, words)
+            before = mistake
     made = len(items) - skipped - failed
     log.info("%d made, %d already there, %d failed", made, skipped, failed)
     return failed

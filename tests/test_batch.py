@@ -1,0 +1,25 @@
+"""A batch goes on after a bad case, and says once what is wrong with many."""
+
+import logging
+
+import pytest
+
+from synth.batch import run_batch
+from synth.errors import SynthError
+
+
+def test_a_mistake_of_many_cases_is_told_once(caplog: pytest.LogCaptureFixture) -> None:
+    def work(case: str) -> str:
+        if case == "P-3":
+            return "fine"
+        raise SynthError(f"out/{case} was made otherwise", hint="--force draws it again")
+
+    with caplog.at_level(logging.INFO, "synth.batch"):
+        assert run_batch(["P-1", "P-2", "P-3", "P-4"], work, name=str, done=lambda _: False) == 3
+    assert [r.getMessage() for r in caplog.records] == [
+        "[1/4] P-1: out/P-1 was made otherwise → --force draws it again",
+        "[2/4] P-2: the same",
+        "[3/4] P-3: fine",
+        "[4/4] P-4: the same",
+        "1 made, 0 already there, 3 failed",
+    ]
