@@ -163,7 +163,6 @@ def convert(
         adapter_of: base of the adapter: it stays an adapter, and points from its new folder there.
     """
     from synth.convert import convert as read
-    from synth.errors import SynthError
 
     overrides: dict[str, Any] = {}
     for pair in set:
