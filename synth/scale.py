@@ -29,6 +29,8 @@ class Scale:
     """How many of them are fold 1, which is tested."""
     pretraining: int = 24
     """Made-up patients of another site, where a demo starts from nothing."""
+    taught: int = 120
+    """Patients of site A whose lesions taught the shipped label_gan: a demo looks for copies."""
     drawings: int = 200
     """Tumours drawn from noise, to be judged."""
     holes: int = 0
@@ -82,10 +84,10 @@ DEMO = Scale(
     gate=("z_intensity<=8", "signs>=0.7", "copied==0"),
     threads=2,
     seconds={
-        "cohort": 10, "check": 3, "folds": 1, "without": 1, "tested": 1, "masks": 4,
-        "masks_eval": 12, "healthy": 4, "inpainted": 5, "inpainted_draws": 15, "inpainted_eval": 7,
-        "tumours": 5, "lora": 130, "synthetic": 45, "synthetic_eval": 15, "split": 1, "kept": 4,
-        "comparison": 420, "report": 8, "pretraining": 10, "label_gan": 200, "wdm3d": 500,
+        "cohort": 9, "taught": 30, "check": 3, "folds": 1, "without": 1, "tested": 1, "masks": 3,
+        "masks_eval": 12, "healthy": 4, "inpainted": 4, "inpainted_draws": 14, "inpainted_eval": 6,
+        "tumours": 4, "lora": 100, "synthetic": 40, "synthetic_eval": 18, "split": 1, "kept": 2,
+        "comparison": 425, "report": 7, "pretraining": 10, "label_gan": 200, "wdm3d": 500,
         "ddpm_lora": 600,
     },
 )  # fmt: skip

@@ -109,6 +109,7 @@ def read_split(path: Path, root: Path | None = None) -> Split:
         if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
             raise SynthError(f"{path}: '{part}' is not a list of objects", hint="see the README")
         lists[part] = tuple(_entry(row, root, f"{path}: {part}[{i}]") for i, row in enumerate(rows))
+    _require_root(path, root, [*lists["training"], *lists["testing"]])
     # The augmented file of the inpainting solution lists a patient once per invented mask.
     return Split(**lists)
 
@@ -177,6 +178,18 @@ def _entry(row: Mapping[str, Any], root: Path, where: str) -> Entry:
         source=row.get("source"),
         seen_folds=None if seen is None else tuple(int(k) for k in seen),
     )
+
+
+def _require_root(split: Path, root: Path, entries: Sequence[Entry]) -> None:
+    """Name the folder that the paths are relative to, where `root` is not it and one above is."""
+    if not entries:
+        return
+    path = next(iter(entries[0].case.files.values()))
+    above = (*split.resolve().parents, *root.parents)
+    if not path.exists() and (found := [a for a in above if (a / path.relative_to(root)).exists()]):
+        raise SynthError(
+            f"{split}: its paths are not relative to {root}", hint=f"give {found[0]} as the data"
+        )
 
 
 def _inside(text: str, root: Path, where: str) -> Path:

@@ -40,6 +40,8 @@ class Plan:
     label_gan: Path | None = None
     """Finished weights; None trains them without the tested fold."""
     wdm3d: Path | None = None
+    taught: Path | None = None
+    """Cases whose lesions `label_gan` learnt from, to look for copies; the demo makes them anew."""
     base: Path | None = None
     """ddpm_lora model to adapt; None trains one from nothing, without an adapter."""
     from_scratch: bool = False
@@ -83,7 +85,7 @@ def stages_of(plan: Plan) -> list[Stage]:
         weights = plan.out / "weights"
         plan = replace(
             plan, label_gan=weights / "label_gan/last", wdm3d=weights / "wdm3d/last",
-            base=weights / "ddpm_lora/last",
+            base=weights / "ddpm_lora/last", taught=weights / "cohort",
         )  # fmt: skip
     if plan.launcher == "here":
         for fold in plan.folds:
@@ -129,6 +131,7 @@ def generative(plan: Plan, fold: str) -> Iterator[Stage]:
     yield stage("masks", words, f"draw {scale.drawings} tumours from noise: {whose}",
                 made=Path(drawn))  # fmt: skip
     words = ("evaluate", "masks", drawn, *truth, "--out", f"{here}/masks_eval", "--force")
+    words += ("--train", str(plan.taught)) if plan.taught else ()
     yield stage("masks_eval", words, "judge their shapes beside real ones")
 
     painter = plan.wdm3d
@@ -197,6 +200,10 @@ def _ground(plan: Plan) -> Iterator[Stage]:
         words = ("phantom", str(plan.data), "--cases", str(scale.cases), "--site", "B")
         words += (*_seed(plan), "--workers", str(plan.workers))
         yield scale.stage("cohort", words, f"make {scale.cases} patients of a new site")
+    if plan.taught:
+        words = ("phantom", str(plan.taught), "--cases", str(scale.taught))
+        words += ("--workers", str(plan.workers))
+        yield scale.stage("taught", words, "make those again from whom label_gan learnt shapes")
     given = ("--split", str(plan.split)) if plan.split else ()
     words = ("check", str(plan.data), *given)
     yield scale.stage("check", words, "examine every file")

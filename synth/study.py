@@ -85,7 +85,7 @@ def left(ledger: Ledger, at: int, elapsed: float = 0.0) -> str:
     own = ledger.seconds_left_of(at, elapsed)
     whole = spoken(ledger.seconds_left(at, elapsed))
     if not own:
-        return f"longer than expected, about {whole} left in all"
+        return f"longer than expected; what follows takes about {whole}"
     return f"about {spoken(own)} left, {whole} in all"
 
 

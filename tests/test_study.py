@@ -41,7 +41,7 @@ def plan(kind: str) -> Plan:
     real = Plan(out=Path("s"), data=Path("d"), folds=(0, 1, 2), scale=scale.BRATS23, dealt=3)
     slurm = {"launcher": "slurm", "cluster": ("slurm_partition=gpu", "mem_gb=64")}
     return {
-        "demo": replace(demo, **WEIGHTS),
+        "demo": replace(demo, taught=Path("s/taught"), **WEIGHTS),
         "from scratch": replace(demo, from_scratch=True),
         "tiny": replace(real, scale=scale.TINY, folds=(0, 1), split=Path("f.json"), **WEIGHTS),
         "brats23": real,
@@ -170,6 +170,14 @@ def test_the_stages_say_whose_weights_they_use() -> None:
         said = {s.name: s.purpose for s in stages_of(plan(kind))}
         assert said["masks"].endswith("label_gan as trained here")
         assert said["inpainted"].endswith("wdm3d as trained here")
+
+
+def test_a_demo_looks_for_copies_of_the_masks_that_taught_its_weights() -> None:
+    for kind, taught in (("demo", "s/taught"), ("from scratch", "s/weights/cohort")):
+        made = {s.words[1] for s in stages_of(plan(kind)) if s.words[0] == "phantom"}
+        (judged,) = [s for s in stages_of(plan(kind)) if s.name == "masks_eval"]
+        assert str(parsed(judged.words)["train"]) == taught
+        assert taught in made
 
 
 def test_a_scan_whose_tumour_is_elsewhere_passes_no_gate(tmp_path: Path) -> None:
@@ -387,7 +395,7 @@ def test_what_is_left_follows_the_measured_speed(tmp_path: Path) -> None:
     assert ledger.seconds_left(2, 500.0) == pytest.approx(2000 - 500 + 2000)
     assert ledger.seconds_left_of(2, 500.0) == pytest.approx(2000 - 500)
     assert left(ledger, 2, 500.0) == "about 25 min left, 58 min in all"
-    assert left(ledger, 2, 2500.0) == "longer than expected, about 33 min left in all"
+    assert left(ledger, 2, 2500.0) == "longer than expected; what follows takes about 33 min"
     assert Ledger(tmp_path, stages).seconds_left(2) == pytest.approx(4000)
 
 

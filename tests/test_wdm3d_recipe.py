@@ -198,3 +198,7 @@ def test_a_split_of_another_folder_is_told(
     words = ["train", "wdm3d", "--data", str(cohort), "--split", str(tmp_path / "split.json")]
     assert main([*words, "-o", str(tmp_path / "run"), "--validation-share", "0"]) == 2
     assert "relative to --data" in capsys.readouterr().err
+    (tmp_path / "a").mkdir()  # the folder of the split is the one that was meant
+    (tmp_path / "a/BraTS-GLI-00001-000-t1n.nii.gz").touch()
+    assert main([*words, "-o", str(tmp_path / "run"), "--validation-share", "0"]) == 2
+    assert f"give {tmp_path} as the data" in capsys.readouterr().err

@@ -118,10 +118,11 @@ def _masks(pred: Path, truth: Path, out: Path, **options: Any) -> int:
     copied = found.summary["copied"]
     for copy in copied[:10]:
         print(f"copied? {copy['mask']} is {copy['training']}: Dice {copy['dice']:.3f}")
-    judged = found.summary["generated"]["masks"]
-    print(
-        f"\nmasks judged: {judged}, problems: {len(found.problems)}, copied: {len(copied)} → {out}"
+    generated, problems = found.summary["generated"], len(found.problems)
+    copies = (
+        f"copied: {len(copied)}" if "copied" in generated else "copies: not looked for (--train)"
     )
+    print(f"\nmasks judged: {generated['masks']}, problems: {problems}, {copies} → {out}")
     return 2 if found.problems else 0
 
 

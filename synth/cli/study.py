@@ -114,6 +114,7 @@ def demo(
         out=out, data=out / "cohort", scale=scale(cases), folds=(1,), from_scratch=from_scratch,
         label_gan=None if from_scratch else _shipped("label_gan"),
         wdm3d=None if from_scratch else _shipped("wdm3d"),
+        taught=None if from_scratch else out / "taught",
         base=base or (None if from_scratch else _shipped("ddpm_lora")),
         seed=seed, device=device, workers=workers,
     )  # fmt: skip
