@@ -1,12 +1,10 @@
 """`synth masks`: every bad input is one line, the predecessor's words work, wdm3d trains on it."""
 
-import gzip
 import json
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import nibabel as nib
 import numpy as np
 import pytest
 import torch
@@ -20,6 +18,7 @@ from synth.cli import main
 from synth.phantom import write_cohort
 from synth.split import read_split
 from synth.volume import Volume
+from tests import spoil
 from tests.conftest import LPS, ball, brain
 from tests.test_label_gan_creator import files
 from tests.test_run_sh import checkout, parser_of, run, verbs  # noqa: F401 (checkout is a fixture)
@@ -37,43 +36,24 @@ def cohort(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def resave(path: Path, change: Callable[[np.ndarray, np.ndarray], tuple]) -> None:
-    image = nib.load(path)
-    data, affine = change(np.asanyarray(image.dataobj), image.affine.copy())
-    nib.save(nib.Nifti1Image(data, affine), path)
-
-
-def moved(data: np.ndarray, affine: np.ndarray) -> tuple:
-    affine[0, 3] += 3
-    return data, affine
-
-
-def truncate(path: Path) -> None:
-    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-
-
 BAD: dict[str, tuple[str, Callable[[Path], object], str]] = {
-    "missing modality": ("t1n", lambda p: p.unlink(), "no t1n file"),
-    "text": ("t1n", lambda p: p.write_text("hello"), "cannot be read as NIfTI"),
-    "packed text": ("t1n", lambda p: p.write_bytes(gzip.compress(b"hi")), "cannot be read as"),
-    "truncated": ("t1n", truncate, "cannot be read as NIfTI"),
-    "truncated mask": ("mask-unhealthy", truncate, "cannot be read as NIfTI"),
-    "truncated donor": ("seg", truncate, "cannot be read as NIfTI"),
-    "wrong shape": (
-        "mask-unhealthy", lambda p: resave(p, lambda d, a: (d[:-1], a)), "differ in shape"),
-    "wrong affine": ("seg", lambda p: resave(p, moved), "differ in affine: up to 3 mm"),
-    "4-D": ("t1n", lambda p: resave(p, lambda d, a: (np.stack([d, d], 3), a)), "3-D volume"),
-    "all zero": ("t1n", lambda p: resave(p, lambda d, a: (d * 0, a)), "the same value"),
-    "NaN": (
-        "t1n", lambda p: resave(p, lambda d, a: (np.where(d > 500, np.nan, d), a)), "NaN or Inf"),
+    "missing modality": ("t1n", spoil.remove, "no t1n file"),
+    "text": ("t1n", spoil.text, "cannot be read as NIfTI"),
+    "packed text": ("t1n", spoil.packed_text, "cannot be read as"),
+    "truncated": ("t1n", spoil.truncate, "cannot be read as NIfTI"),
+    "truncated mask": ("mask-unhealthy", spoil.truncate, "cannot be read as NIfTI"),
+    "truncated donor": ("seg", spoil.truncate, "cannot be read as NIfTI"),
+    "wrong shape": ("mask-unhealthy", spoil.crop, "differ in shape"),
+    "wrong affine": ("seg", spoil.move, "differ in affine: up to 3 mm"),
+    "4-D": ("t1n", spoil.stack, "3-D volume"),
+    "all zero": ("t1n", spoil.blank, "the same value"),
+    "NaN": ("t1n", spoil.not_a_number, "NaN or Inf"),
     "tumour everywhere": (
-        "mask-unhealthy", lambda p: resave(p, lambda d, a: (d * 0 + 1, a)), "no place for"),
-    "labels as mask": (
-        "mask-healthy", lambda p: resave(p, lambda d, a: (d * 3, a)), "0 and 1 only"),
-    "odd label": (
-        "seg", lambda p: resave(p, lambda d, a: (np.where(d == 2, 7, d), a)), "outside the scheme"),
+        "mask-unhealthy", lambda p: spoil.resave(p, lambda d, a: (d * 0 + 1, a)), "no place for"),
+    "labels as mask": ("mask-healthy", spoil.triple, "0 and 1 only"),
+    "odd label": ("seg", spoil.relabel(2, 7), "outside the scheme"),
     "small brain": (
-        "t1n", lambda p: resave(p, lambda d, a: (d * ball(d.shape, (20, 32, 32), 2), a)),
+        "t1n", lambda p: spoil.resave(p, lambda d, a: (d * ball(d.shape, (20, 32, 32), 2), a)),
         "no place for component 1"),
 }  # fmt: skip
 
@@ -87,14 +67,11 @@ def test_a_bad_case_is_one_line_and_the_rest_is_made(
 ) -> None:
     for name in (GOOD, BAD_ID):
         shutil.copytree(cohort / name, tmp_path / "data" / name)
-    role, spoil, message = BAD[what]
-    spoil(tmp_path / "data" / BAD_ID / f"{BAD_ID}-{role}.nii.gz")
+    role, damage, message = BAD[what]
+    damage(tmp_path / "data" / BAD_ID / f"{BAD_ID}-{role}.nii.gz")
     words = ["masks", str(tmp_path / "data"), "-o", str(tmp_path / "out"), "--only-real"]
     assert main([*words, "--per-case", "2", "--workers", "1"]) == 2
-    lines = capsys.readouterr().err.splitlines()
-    (told,) = [line for line in lines if " → " in line]
-    assert message in told
-    assert told.split(" → ")[1]
+    lines = spoil.told(capsys.readouterr().err, message)
     assert lines[-1] == "1 made, 0 already there, 1 failed"
     made = sorted(p.name for p in (tmp_path / "out").glob("*-healthy*"))
     assert made == [f"{GOOD}-healthy00", f"{GOOD}-healthy01"]
@@ -107,13 +84,13 @@ def test_a_bad_case_is_one_line_and_the_rest_is_made(
 def without_tumours(data: Path) -> None:
     for path in [*data.rglob("*-mask*"), *data.rglob("*-seg*")]:
         if "-seg" in path.name:
-            resave(path, lambda d, a: (d * 0, a))
+            spoil.resave(path, lambda d, a: (d * 0, a))
         else:
             path.unlink()
 
 
 @pytest.mark.parametrize(
-    ("spoil", "words", "message"),
+    ("damage", "words", "message"),
     [
         (without_tumours, [], "no tumour or healthy mask to take a shape from in 2 cases"),
         (without_tumours, ["--kind", "tumour"], "no tumour label to take a shape from in 2 cases"),
@@ -137,7 +114,7 @@ def without_tumours(data: Path) -> None:
     ],
 )  # fmt: skip
 def test_what_cannot_work_is_said_before_anything_is_made(
-    spoil: Callable[[Path], object] | None,
+    damage: Callable[[Path], object] | None,
     words: list[str],
     message: str,
     cohort: Path,
@@ -146,8 +123,8 @@ def test_what_cannot_work_is_said_before_anything_is_made(
 ) -> None:
     for name in (GOOD, BAD_ID):
         shutil.copytree(cohort / name, tmp_path / "data" / name)
-    if spoil:
-        spoil(tmp_path / "data")
+    if damage:
+        damage(tmp_path / "data")
     given = ["masks", str(tmp_path / "data"), "-o", str(tmp_path / "out"), "--only-real"]
     assert main([*given, "--workers", "1", *words]) == 2
     (line,) = capsys.readouterr().err.splitlines()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
 import shutil
 import subprocess
 import sys
@@ -25,6 +24,7 @@ from synth.picture import montage
 from synth.prepare import brain_mask
 from synth.split import Entry, Split, patient_marks, read_split, write_split
 from synth.volume import Volume
+from tests import spoil
 from tests.conftest import write_case
 from tests.test_ddpm_lora_generate import save_adapter, save_model
 from tests.test_run_sh import checkout, parser_of, run, verbs  # noqa: F401 (checkout is a fixture)
@@ -342,21 +342,6 @@ def test_an_id_is_listed_once(
 # --- Mistakes -----------------------------------------------------------------------------------
 
 
-def resave(path: Path, change: Callable[[np.ndarray, np.ndarray], tuple]) -> None:
-    image = nib.load(path)
-    data, affine = change(np.asanyarray(image.dataobj), image.affine.copy())
-    nib.save(nib.Nifti1Image(data, affine), path)
-
-
-def moved(data: np.ndarray, affine: np.ndarray) -> tuple:
-    affine[0, 3] += 3
-    return data, affine
-
-
-def truncate(path: Path) -> None:
-    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-
-
 def without_scans(path: Path) -> None:
     for m in MODALITIES:
         path.with_name(path.name.replace("-seg", f"-{m}")).unlink()
@@ -364,36 +349,31 @@ def without_scans(path: Path) -> None:
 
 def empty(path: Path) -> None:
     without_scans(path)
-    resave(path, lambda d, a: (d * 0, a))
-
-
-def relabel(path: Path, old: int, new: float) -> None:
-    resave(path, lambda d, a: (np.where(d == old, new, d).astype(np.float32), a))
+    spoil.resave(path, lambda d, a: (d * 0, a))
 
 
 BAD: dict[str, tuple[str, Callable[[Path], object], str]] = {
-    "missing label map": ("seg", lambda p: p.unlink(), "no seg file"),
+    "missing label map": ("seg", spoil.remove, "no seg file"),
     "no brain": ("seg", without_scans, "does not say where the brain is"),
     "empty map": ("seg", empty, "does not say where the brain is"),
-    "text": ("seg", lambda p: p.write_text("hello"), "cannot be read as NIfTI"),
-    "packed text": ("seg", lambda p: p.write_bytes(gzip.compress(b"hi")), "cannot be read as"),
-    "truncated": ("seg", truncate, "cannot be read as NIfTI"),
-    "truncated scan": ("t2w", truncate, "cannot be read as NIfTI"),
-    "wrong shape": ("t1n", lambda p: resave(p, lambda d, a: (d[:-1], a)), "differ in shape"),
-    "wrong affine": ("seg", lambda p: resave(p, moved), "differ in affine: up to 3 mm"),
-    "4-D": ("seg", lambda p: resave(p, lambda d, a: (np.stack([d, d], 3), a)), "3-D volume"),
-    "all zero": ("t1n", lambda p: resave(p, lambda d, a: (d * 0, a)), "the same value"),
-    "NaN": (
-        "t1n", lambda p: resave(p, lambda d, a: (np.where(d > 500, np.nan, d), a)), "NaN or Inf"),
-    "NaN label": ("seg", lambda p: relabel(p, 2, float("nan")), "whole numbers only"),
-    "interpolated": ("seg", lambda p: relabel(p, 2, 1.5), "whole numbers only"),
-    "odd label": ("seg", lambda p: relabel(p, 2, 7), "label 7 is outside the scheme brats2023"),
-    "wrong scheme": ("seg", lambda p: relabel(p, 3, 4), "label 4 is outside the scheme brats2023"),
-    "negative label": ("seg", lambda p: relabel(p, 2, -1), "outside the scheme"),
+    "text": ("seg", spoil.text, "cannot be read as NIfTI"),
+    "packed text": ("seg", spoil.packed_text, "cannot be read as"),
+    "truncated": ("seg", spoil.truncate, "cannot be read as NIfTI"),
+    "truncated scan": ("t2w", spoil.truncate, "cannot be read as NIfTI"),
+    "wrong shape": ("t1n", spoil.crop, "differ in shape"),
+    "wrong affine": ("seg", spoil.move, "differ in affine: up to 3 mm"),
+    "4-D": ("seg", spoil.stack, "3-D volume"),
+    "all zero": ("t1n", spoil.blank, "the same value"),
+    "NaN": ("t1n", spoil.not_a_number, "NaN or Inf"),
+    "NaN label": ("seg", spoil.relabel(2, float("nan")), "whole numbers only"),
+    "interpolated": ("seg", spoil.relabel(2, 1.5), "whole numbers only"),
+    "odd label": ("seg", spoil.relabel(2, 7), "label 7 is outside the scheme brats2023"),
+    "wrong scheme": ("seg", spoil.relabel(3, 4), "label 4 is outside the scheme brats2023"),
+    "negative label": ("seg", spoil.relabel(2, -1), "outside the scheme"),
     "tumour elsewhere": (
-        "seg", lambda p: resave(p, lambda d, a: (np.roll(d, 10, 1), a)), "outside the brain"),
+        "seg", lambda p: spoil.resave(p, lambda d, a: (np.roll(d, 10, 1), a)), "outside the brain"),
     "metres": (
-        "", lambda p: [resave(f, lambda d, a: (d, a @ np.diag([1e-3] * 3 + [1])))
+        "", lambda p: [spoil.resave(f, lambda d, a: (d, a @ np.diag([1e-3] * 3 + [1])))
                        for f in p.parent.glob("*.nii.gz")], "a brain 0.0"),
 }  # fmt: skip
 
@@ -403,15 +383,12 @@ def test_a_bad_case_is_one_line_and_the_rest_is_drawn(
     what: str, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     data, out = cohort(tmp_path / "data", 2), tmp_path / "out"
-    role, spoil, message = BAD[what]
+    role, damage, message = BAD[what]
     folder = data / "BraTS-GLI-00001-000"
-    spoil(folder / f"{folder.name}-{role}.nii.gz")
+    damage(folder / f"{folder.name}-{role}.nii.gz")
     words = ["sample", str(data), "-o", str(out), "--model", str(model), "--steps", "1"]
     assert main(words) == 2
-    lines = capsys.readouterr().err.splitlines()
-    (told,) = [line for line in lines if " → " in line]
-    assert message in told
-    assert told.split(" → ")[1]
+    lines = spoil.told(capsys.readouterr().err, message)
     assert lines[-1] == "1 made, 0 already there, 1 failed"
     assert [c.id for c in discover(out)] == [name_of(2)]
     assert not list(out.rglob("*00001*"))
@@ -456,21 +433,19 @@ def test_what_cannot_work_is_one_line_and_writes_nothing(
         places["ADAPTER"] = save_adapter(tmp_path / "adapter", other)
         places["TORN"] = tmp_path / "torn"
         shutil.copytree(places["ADAPTER"], places["TORN"])
-        truncate(places["TORN"] / "adapter_model.safetensors")
+        spoil.truncate(places["TORN"] / "adapter_model.safetensors")
     for key, place in places.items():
         words = [word.replace(key, str(place)) for word in words]
     given = ["sample", "-o", str(out), "--model", str(model), str(data), *words]
     assert main(given) == 2
-    told = [line for line in capsys.readouterr().err.splitlines() if " → " in line]
-    assert len(told) == 1
-    assert message in told[0]
+    spoil.told(capsys.readouterr().err, message)
     assert not out.exists()
 
 
 def test_a_label_map_without_tumour_is_a_healthy_brain(model: Path, tmp_path: Path) -> None:
     data, out = cohort(tmp_path / "data", 1), tmp_path / "out"
     (case,) = discover(data)
-    resave(case.path("seg"), lambda d, a: (d * 0, a))
+    spoil.resave(case.path("seg"), lambda d, a: (d * 0, a))
     assert main(["sample", str(data), "-o", str(out), "--model", str(model), "--steps", "1"]) == 0
     assert not discover(out)[0].load("seg").data.any()
     assert discover(out)[0].load("t1n").data.any()

@@ -32,6 +32,7 @@ from synth.manifest import file_hash
 from synth.picture import montage
 from synth.split import Entry, Split, write_split
 from synth.volume import Volume
+from tests import spoil
 from tests.conftest import brain, rotation, write_case
 from tests.test_run_sh import checkout, parser_of, run, verbs  # noqa: F401 (checkout is a fixture)
 
@@ -366,7 +367,7 @@ def test_what_was_made_otherwise_is_not_taken_for_done(
     assert main([*words[:-1], str(other)]) == 2
     assert "was made with other models" in capsys.readouterr().err
     scan = data / "BraTS-GLI-00002-000" / "BraTS-GLI-00002-000-t1c.nii.gz"
-    resave(scan, lambda d, a: (d // 2, a))
+    spoil.resave(scan, lambda d, a: (d // 2, a))
     assert main(words) == 2
     said = capsys.readouterr().err
     assert "BraTS-GLI-00002-000-seg.nii.gz was made from other files" in said
@@ -400,17 +401,6 @@ def test_answers_within_the_data_are_no_scans_and_references_are_safe(
 # --- Bad input ----------------------------------------------------------------------------------
 
 
-def resave(path: Path, change: Callable[[np.ndarray, np.ndarray], tuple]) -> None:
-    image = nib.load(path)
-    data, affine = change(np.asanyarray(image.dataobj), image.affine.copy())
-    nib.save(nib.Nifti1Image(data, affine), path)
-
-
-def moved(data: np.ndarray, affine: np.ndarray) -> tuple:
-    affine[0, 3] += 3
-    return data, affine
-
-
 def claim(path: Path) -> None:
     """A header that claims far more voxels than there are."""
     header = nib.load(path).header.copy()
@@ -424,21 +414,15 @@ def twice(path: Path) -> None:
 
 
 BAD: dict[str, tuple[Callable[[Path], object], str]] = {
-    "missing contrast": (lambda p: p.unlink(), "no t1c file → segmentation needs all of t1n, t1c"),
-    "text": (lambda p: p.write_text("hello"), "cannot be read as NIfTI"),
-    "packed text": (lambda p: p.write_bytes(gzip.compress(b"hi")), "cannot be read as"),
-    "truncated": (
-        lambda p: p.write_bytes(p.read_bytes()[: p.stat().st_size // 2]),
-        "cannot be read as NIfTI",
-    ),
-    "wrong shape": (lambda p: resave(p, lambda d, a: (d[:-1], a)), "differ in shape"),
-    "wrong affine": (lambda p: resave(p, moved), "differ in affine: up to 3 mm"),
-    "4-D": (lambda p: resave(p, lambda d, a: (np.stack([d, d], 3), a)), "3-D volume"),
-    "all zero": (lambda p: resave(p, lambda d, a: (d * 0, a)), ""),
-    "NaN": (
-        lambda p: resave(p, lambda d, a: (np.where(d > 500, np.nan, d), a)),
-        "NaN or Inf",
-    ),
+    "missing contrast": (spoil.remove, "no t1c file → segmentation needs all of t1n, t1c"),
+    "text": (spoil.text, "cannot be read as NIfTI"),
+    "packed text": (spoil.packed_text, "cannot be read as"),
+    "truncated": (spoil.truncate, "cannot be read as NIfTI"),
+    "wrong shape": (spoil.crop, "differ in shape"),
+    "wrong affine": (spoil.move, "differ in affine: up to 3 mm"),
+    "4-D": (spoil.stack, "3-D volume"),
+    "all zero": (spoil.blank, ""),
+    "NaN": (spoil.not_a_number, "NaN or Inf"),
     "huge": (claim, "the header claims 30000×30000×30000 voxels"),
     "twice": (twice, "occurs twice"),
 }
@@ -448,16 +432,13 @@ BAD: dict[str, tuple[Callable[[Path], object], str]] = {
 def test_a_bad_case_is_one_line_and_the_rest_is_done(
     what: str, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    spoil, message = BAD[what]
+    damage, message = BAD[what]
     data, out = cohort(tmp_path / "data", 2), tmp_path / "out"
     bad = "BraTS-GLI-00001-000"
-    spoil(data / bad / f"{bad}-t1c.nii.gz")
+    damage(data / bad / f"{bad}-t1c.nii.gz")
     assert main(["segment", str(data), "-o", str(out), "--models", str(model)]) == 2
-    lines = capsys.readouterr().err.splitlines()
-    (told,) = [line for line in lines if " → " in line]
-    assert f"[1/2] {bad}: " in told
-    assert message in told
-    assert told.split(" → ")[1]
+    lines = spoil.told(capsys.readouterr().err, message)
+    assert any(f"[1/2] {bad}: " in line for line in lines)
     assert lines[-1].endswith("1 made, 0 already there, 1 failed")
     assert list(made(out)) == ["BraTS-GLI-00002-000-seg.nii.gz"]
     assert not [p for p in out.rglob("*") if bad in p.name], "nothing half-written"
@@ -507,9 +488,7 @@ def test_what_cannot_work_is_one_line_and_writes_nothing(
         words = [word.replace(key, str(place)) for word in words]
     given = ["segment", str(data), "-o", str(out), "--models", str(model), *words]
     assert main(given) == 2
-    told = [line for line in capsys.readouterr().err.splitlines() if " → " in line]
-    assert len(told) == 1
-    assert message in told[0]
+    spoil.told(capsys.readouterr().err, message)
     assert not out.exists()
 
 
@@ -634,7 +613,7 @@ def test_scores_belong_to_the_data(kitchen: dict[str, Path], tmp_path: Path) -> 
     assert len(first) == 3
     assert main([*words, str(tmp_path / "b")]) == 0
     assert json.loads(file.read_text()) == first
-    resave(next(kitchen["data"].rglob("*-seg.nii.gz")), lambda d, a: (d * (d == 3), a))
+    spoil.resave(next(kitchen["data"].rglob("*-seg.nii.gz")), lambda d, a: (d * (d == 3), a))
     assert main([*words, str(tmp_path / "c")]) == 0
     second = json.loads(file.read_text())
     assert len(second) == 6

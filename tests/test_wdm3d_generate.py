@@ -1,6 +1,5 @@
 """Inpainting keeps what it must keep, repeats itself, and survives whatever a cohort holds."""
 
-import gzip
 import json
 import logging
 import multiprocessing
@@ -22,6 +21,7 @@ from synth.checkpoint import Checkpoint
 from synth.cli import main
 from synth.errors import SynthError
 from synth.volume import Volume
+from tests import spoil
 from tests.conftest import LPS, ball, brain, rotation, write_case
 from wdm3d.boxes import add, tiles
 from wdm3d.config import Config
@@ -241,49 +241,30 @@ def test_a_bad_case_is_reported_and_the_rest_is_done(
     assert len(record["inputs"]) == 2
 
 
-def resave(path: Path, change: Callable[[np.ndarray, np.ndarray], tuple]) -> None:
-    image = nib.load(path)
-    data, affine = change(np.asanyarray(image.dataobj), image.affine.copy())
-    nib.save(nib.Nifti1Image(data, affine), path)
-
-
-def moved(data: np.ndarray, affine: np.ndarray) -> tuple:
-    affine[0, 3] += 3
-    return data, affine
-
-
-def truncate(path: Path) -> None:
-    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-
-
 BAD: dict[str, tuple[str, Callable[[Path], object], str]] = {
     "missing modality": ("t1n", lambda p: (p.unlink(), voided(p).unlink()), "no t1n file"),
     "missing mask": ("mask", lambda p: (p.unlink(), seg(p).unlink()), "no mask file"),
-    "text": ("t1n", lambda p: p.write_text("hello"), "cannot be read as NIfTI"),
-    "packed text": ("t1n", lambda p: p.write_bytes(gzip.compress(b"hi")), "cannot be read as"),
-    "truncated": ("t1n", truncate, "cannot be read as NIfTI"),
-    "truncated mask": ("mask", truncate, "cannot be read as NIfTI"),
-    "wrong shape": ("mask", lambda p: resave(p, lambda d, a: (d[:-1], a)), "differ in shape"),
-    "wrong affine": ("mask", lambda p: resave(p, moved), "differ in affine: up to 3 mm"),
-    "4-D": ("t1n", lambda p: resave(p, lambda d, a: (np.stack([d, d], 3), a)), "3-D volume"),
-    "all zero": ("t1n", lambda p: resave(p, lambda d, a: (d * 0, a)), "the same value"),
-    "NaN": (
-        "t1n",
-        lambda p: resave(p, lambda d, a: (np.where(d > 500, np.nan, d), a)),
-        "NaN or Inf",
-    ),
-    "empty mask": ("mask", lambda p: resave(p, lambda d, a: (d * 0, a)), "the mask is empty"),
+    "text": ("t1n", spoil.text, "cannot be read as NIfTI"),
+    "packed text": ("t1n", spoil.packed_text, "cannot be read as"),
+    "truncated": ("t1n", spoil.truncate, "cannot be read as NIfTI"),
+    "truncated mask": ("mask", spoil.truncate, "cannot be read as NIfTI"),
+    "wrong shape": ("mask", spoil.crop, "differ in shape"),
+    "wrong affine": ("mask", spoil.move, "differ in affine: up to 3 mm"),
+    "4-D": ("t1n", spoil.stack, "3-D volume"),
+    "all zero": ("t1n", spoil.blank, "the same value"),
+    "NaN": ("t1n", spoil.not_a_number, "NaN or Inf"),
+    "empty mask": ("mask", spoil.blank, "the mask is empty"),
     "brain mask": (
         "mask",
-        lambda p: resave(p, lambda d, a: ((brain() > 0).astype(np.uint8), a)),
+        lambda p: spoil.resave(p, lambda d, a: ((brain() > 0).astype(np.uint8), a)),
         "covers the whole brain",
     ),
-    "labels as mask": ("mask", lambda p: resave(p, lambda d, a: (d * 3, a)), "0 and 1 only"),
+    "labels as mask": ("mask", spoil.triple, "0 and 1 only"),
     "odd label": (
         "seg",
         lambda p: (
             mask_of(p).unlink(),
-            resave(p, lambda d, a: (np.where(d == 2, 7, d).astype(d.dtype), a)),
+            spoil.resave(p, lambda d, a: (np.where(d == 2, 7, d).astype(d.dtype), a)),
         ),
         "outside the scheme",
     ),
@@ -312,16 +293,13 @@ def mask_of(path: Path) -> Path:
 def test_bad_input_is_one_line_with_a_hint(
     what: str, model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    role, spoil, message = BAD[what]
+    role, damage, message = BAD[what]
     folder = write_case(tmp_path / "data")
-    spoil(sibling(folder / "x", role))
+    damage(sibling(folder / "x", role))
     out = tmp_path / "out"
     words = ["inpaint", str(tmp_path / "data"), "-o", str(out), "--model", str(model)]
     assert main(words) == 2
-    lines = capsys.readouterr().err.splitlines()
-    (told,) = [line for line in lines if " → " in line]
-    assert message in told
-    assert told.split(" → ")[1]
+    lines = spoil.told(capsys.readouterr().err, message)
     assert len(lines) <= 2  # the line, and the count at the end
     assert not list(out.rglob("*")) if out.exists() else True
 

@@ -1,12 +1,15 @@
 """The shipped weights load, say what trained them, and do what the page says of them."""
 
+import contextlib
 import inspect
 import json
+import re
 import resource
 import shlex
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +26,7 @@ from synth.cli.models import resolved, train, train_settings
 from synth.cli.parser import build
 from synth.config import to_dict
 from synth.judge_inpainting import evaluate_inpainting
+from synth.split import data_hash, hold_out, read_split
 from synth.volume import Volume
 
 WEIGHTS = Path(__file__).parents[1] / "weights"
@@ -84,6 +88,28 @@ def test_info_lists_what_is_shipped(capsys) -> None:
 def test_all_weights_together_are_small() -> None:
     assert FOLDERS
     assert sum(p.stat().st_size for p in WEIGHTS.rglob("*") if p.is_file()) < 25e6
+
+
+@pytest.mark.slow
+def test_the_page_makes_the_patients_of_the_cards_again(tmp_path: Path) -> None:
+    page = (WEIGHTS / "README.md").read_text()
+    commands, python = re.findall(r"^```\w+\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
+    with contextlib.chdir(tmp_path):
+        for line in commands.splitlines():
+            assert main(shlex.split(line)[1:]) == 0
+        exec(python, {})  # noqa: S102 (our own page)
+    made = tmp_path / "made"
+    train, chosen = read_split(made / "site_a.json", made / "site_a").fold(1)
+    assert (len(train), len(chosen)) == (64, 12)
+    few = discover(made / "site_b")
+    labels = [replace(c, files={"seg": c.path("seg")}) for c in discover(made / "shapes")]
+    names = [folder.name for folder in [*FOLDERS, *ADAPTERS]]
+    told = {f: checkpoint.read_metadata(WEIGHTS / f)["data_hash"] for f in names}
+    assert told == {
+        "label_gan": data_hash(labels),
+        "site_b": data_hash([c for part in hold_out(few, 0.2) for c in part]),
+        **dict.fromkeys(("wdm3d", "wdm3d_known", "ddpm_lora"), data_hash([*train, *chosen])),
+    }
 
 
 @pytest.mark.slow
