@@ -79,15 +79,18 @@ class Ledger:
         row["network_calls"] = network_calls(stage.made)
         self._write()
 
-    def seconds_left(self, at: int, elapsed: float = 0.0) -> float:
+    def seconds_left(self, at: int, elapsed: float = 0.0, said: float = 0.0) -> float:
         """Estimate the seconds of stage `at` and what follows: as expected, at measured speed."""
         later = [s for s in self.stages[at + 1 :] if s.always or not self.is_done(s)]
-        own = self.seconds_left_of(at, elapsed)
+        own = self.seconds_left_of(at, elapsed, said)
         return own + self._speed() * sum(s.seconds for s in later)
 
-    def seconds_left_of(self, at: int, elapsed: float = 0.0) -> float:
-        """Estimate the seconds of stage `at` alone; 0 where it takes longer than expected."""
-        return max(self.stages[at].seconds * self._speed() - elapsed, 0.0)
+    def seconds_left_of(self, at: int, elapsed: float = 0.0, said: float = 0.0) -> float:
+        """Estimate the seconds of stage `at` alone, no fewer than it says itself of its work.
+
+        0 where it takes longer than expected and says nothing.
+        """
+        return max(self.stages[at].seconds * self._speed() - elapsed, said)
 
     def _speed(self) -> float:
         """Return the seconds that an expected second takes on this machine."""

@@ -12,6 +12,7 @@ import contextlib
 import fcntl
 import logging
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -32,6 +33,8 @@ POLL_SECONDS = 0.2
 SPEAK_SECONDS = 60.0
 TAIL = 12
 """Lines of the log of a failed stage that are shown."""
+SAID_LEFT = re.compile(r"(?:(\d+):)?(\d+):(\d\d) left$")
+"""How `synth.log.Progress` ends its lines."""
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
 log = logging.getLogger(__name__)
@@ -80,13 +83,22 @@ def spoken(seconds: float) -> str:
     return f"{seconds / 3600:.1f} h"
 
 
-def left(ledger: Ledger, at: int, elapsed: float = 0.0) -> str:
+def left(ledger: Ledger, at: int, elapsed: float = 0.0, said: float = 0.0) -> str:
     """Say how long a stage and the whole still take."""
-    own = ledger.seconds_left_of(at, elapsed)
-    whole = spoken(ledger.seconds_left(at, elapsed))
+    own = ledger.seconds_left_of(at, elapsed, said)
+    whole = spoken(ledger.seconds_left(at, elapsed, said))
     if not own:
         return f"longer than expected; what follows takes about {whole}"
     return f"about {spoken(own)} left, {whole} in all"
+
+
+def said_left(line: str) -> float:
+    """Return the seconds left that a line of progress ends with; 0 where it does not."""
+    found = SAID_LEFT.search(line)
+    if found is None:
+        return 0.0
+    hours, minutes, seconds = (int(part or 0) for part in found.groups())
+    return float(hours * 3600 + minutes * 60 + seconds)
 
 
 def tail(path: Path, lines: int = TAIL) -> list[str]:
@@ -187,7 +199,8 @@ def _line(ledger: Ledger, at: int) -> Generator[Callable[[float], None]]:
             return
         spoke = elapsed
         last = (tail(path, 1) or [""])[0]
-        text = f"{place}: {spoken(elapsed)}, {left(ledger, at, elapsed)} | {last}"
+        rest = left(ledger, at, elapsed, said_left(last))
+        text = f"{place}: {spoken(elapsed)}, {rest} | {last}"
         if bar.disable:
             log.info("%s", text)
         else:

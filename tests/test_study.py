@@ -25,9 +25,10 @@ from synth.cli.parser import build
 from synth.errors import SynthError
 from synth.judge_synthesis import evaluate_synthesis
 from synth.ledger import STATE, Ledger, Outcome, Stage, network_calls
+from synth.log import Progress
 from synth.split import Entry, Split, read_split, write_split
 from synth.story import DEMO_WEIGHTS, Plan, stages_of
-from synth.study import left, run
+from synth.study import left, run, said_left
 from synth.synthesis_gate import read_kept
 from tests import toy_scans
 
@@ -396,7 +397,19 @@ def test_what_is_left_follows_the_measured_speed(tmp_path: Path) -> None:
     assert ledger.seconds_left_of(2, 500.0) == pytest.approx(2000 - 500)
     assert left(ledger, 2, 500.0) == "about 25 min left, 58 min in all"
     assert left(ledger, 2, 2500.0) == "longer than expected; what follows takes about 33 min"
+    # What a stage says of itself counts where it is more: the machine became busy.
+    assert left(ledger, 2, 2500.0, 1800.0) == "about 30 min left, 63 min in all"
+    assert left(ledger, 2, 500.0, 60.0) == "about 25 min left, 58 min in all"
     assert Ledger(tmp_path, stages).seconds_left(2) == pytest.approx(4000)
+
+
+def test_the_time_left_of_a_progress_line_is_read() -> None:
+    progress = Progress(9000, label="x", start=0)
+    for seconds in (0, 59, 61, 3599, 3600, 90061):
+        rate = seconds / (progress.total - progress.done)
+        progress.began = time.monotonic() - rate  # the first unit counts alone
+        assert said_left(f"x 0/9000 loss 1, {progress._eta()}") == pytest.approx(seconds, abs=1)
+    assert said_left("run: from step 0 to 150") == said_left("the 10:30 left the station") == 0
 
 
 def test_network_calls_are_those_of_the_records(tmp_path: Path) -> None:
