@@ -61,8 +61,15 @@ columns() { printf '%s\n' "${MODES[@]}" | awk -F ' *[|] *' "$1"; } # columns AWK
 show_help() {
   echo 'bash run.sh KEY=VALUE …     e.g. bash run.sh MODE=c_train DATA_DIR=data/train PRESET=tiny'
   columns '{ gsub(/:[^ ]*/, "", $4); printf "\nMODE=%-9s %s\n", $1, $5; if ($4) print "  " $4 }'
-  printf '\nPYTHON=/path/to/python3.11 names the interpreter to make .venv with; DEVICE=cpu or cuda chooses
-the build of torch when it is made. python -m synth VERB --help explains the values.\n'
+  printf '\nWords for keys that do not speak for themselves:
+  BEG, END            the first case (0), and the one to stop before
+  SHARD               i/n: the i-th of n shares of the cases, from 0
+  CHANNELS            contrasts that are painted together, e.g. t1n,t2f
+  STEPS_SCHEDULER     word of Local-Synthesis for the sampler: DPM_plus_plus_2M_Karras, linear
+  MIN_ML              WT,TC,ET: components below so many millilitres are dropped
+
+PYTHON=/path/to/python3.11 names the interpreter to make .venv with; DEVICE=cpu or cuda chooses
+the build of torch when it is made. .venv/bin/synth VERB --help explains the values.\n'
 }
 
 synth() { exec "$PY" -m synth "$@"; }

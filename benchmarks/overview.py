@@ -19,7 +19,7 @@ from synth.case import MODALITIES, Case, discover
 from synth.picture import LABEL_COLOURS, MASK_COLOURS, Overlay, display_axial, montage
 from synth.unhealthy import tumour_mask
 
-ROWS = ("a patient", "the same labels", "tumour removed")
+ROWS = ("a made-up patient", "drawn for its labels", "t1n: mask, hole, filled")
 
 
 def overview(case: Case, path: Path) -> Path:

@@ -177,15 +177,17 @@ def _require_unseen(study: Study) -> None:
 
 def run(study: Study, units: Sequence[Unit]) -> bool:
     """Train and score units, or go on with them; return False where a training was stopped."""
-    left = [u for u in units if not study.scores(u).exists()]
+    # Numbered among all, so that a study that goes on says the same of a training as before.
+    left = [(f"[{k}/{len(units)}] {u}", u) for k, u in enumerate(units, start=1)
+            if not study.scores(u).exists()]  # fmt: skip
     began = time.monotonic()
-    for number, unit in enumerate(left, start=1):
-        dice = _run(study, unit)
+    for done, (label, unit) in enumerate(left, start=1):
+        dice = _run(study, unit, label)
         if dice is None:
             log.warning("%s was stopped; the same command goes on", unit)
             return False
-        ahead = (time.monotonic() - began) / number * (len(left) - number)
-        log.info("[%d/%d] %s: Dice %.3f; %d min left", number, len(left), unit, dice, ahead / 60)
+        ahead = (time.monotonic() - began) / done * (len(left) - done)
+        log.info("%s: Dice %.3f; %d min left", label, dice, ahead / 60)
     return True
 
 
@@ -203,7 +205,7 @@ def rows_of(study: Study) -> dict[str, list[RegionScore]]:
     return found
 
 
-def _run(study: Study, unit: Unit) -> float | None:
+def _run(study: Study, unit: Unit, label: str) -> float | None:
     """Train and score a unit; return its mean Dice, or None where it was asked to stop."""
     own, folder = study.cohorts[unit.fold], study.out / unit.folder
     items = items_of(unit.arm, own, study.config, share=study.share, cache=study.cache)
@@ -219,6 +221,7 @@ def _run(study: Study, unit: Unit) -> float | None:
     summary = train(
         recipe, items, folder / "run", replace(study.loop, seed=unit.seed), describe=describe,
         validation=inner, device=study.device, write=recipe.writer(describe),
+        label=label,
     )  # fmt: skip
     if summary["stopped"]:
         return None

@@ -53,7 +53,8 @@ def run_batch(
             failed += 1
             own = name(item)
             mistake = error.message.replace(own, ""), error.hint
-            words = "the same" if mistake == before else f"{error.message} → {error.hint}"
+            message = error.message.removeprefix(f"{own}: ")
+            words = "the same" if mistake == before else f"{message} → {error.hint}"
             log.error("[%d/%d] %s: %s", number, len(items), own, words)
             before = mistake
     made = len(items) - skipped - failed

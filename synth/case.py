@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -173,13 +173,14 @@ def discover(root: Path, *, scheme: str = "auto") -> list[Case]:
     if not root.exists():
         raise SynthError(f"{root}: no such folder", hint="check the path and its spelling")
     found: dict[str, dict[str, list[Path]]] = {}
-    for path in _files(root):
+    paths = list(_files(root))
+    for path in paths:
         name = split_name(path)
         if name:
             found.setdefault(name[0], {}).setdefault(name[1], []).append(path)
     if not found:
         raise SynthError(
-            f"{root}: no case found",
+            f"{root}: no case found{_unnamed(paths)}",
             hint="names are like BraTS-GLI-00001-000-t1n.nii.gz or BraTS2021_00001_t1ce.nii.gz",
         )
     return [
@@ -197,6 +198,14 @@ def _files(root: Path) -> Iterator[Path]:
     if root.is_file():
         return iter([root])
     return iter(sorted(p for p in root.rglob("*.nii*") if p.is_file()))
+
+
+def _unnamed(paths: Sequence[Path]) -> str:
+    """Say which files were there, all with names that fit no naming."""
+    odd = [p.name for p in paths if p.name.endswith(_ENDINGS) and not p.name.startswith(".")]
+    if len(odd) < 2:
+        return f": 1 NIfTI file, with no name it knows: {odd[0]}" if odd else ""
+    return f": {len(odd)} NIfTI files, none with a name it knows, e.g. {odd[0]}"
 
 
 def require_unique(cases: Iterable[Case]) -> None:

@@ -42,6 +42,11 @@ def configure(verbosity: int = 0) -> None:
         logger.propagate = False
 
 
+def counted(number: float, thing: str) -> str:
+    """Say how many: 1 case, 2 cases."""
+    return f"{number:g} {thing}{'s' * (number != 1)}"
+
+
 def silence() -> None:
     """Undo `configure`: a program that calls a verb as a function gets its own logging back."""
     for name in ("synth", *families.FAMILIES):

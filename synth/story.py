@@ -70,7 +70,7 @@ class Plan:
         if weights is None or weights.resolve().is_relative_to(self.out.resolve()):
             return f"{family} as trained here"
         shipped = weights.resolve().is_relative_to(DEMO_WEIGHTS.resolve())
-        return f"{family} as {'shipped' if shipped else 'given'}, not trained on this cohort"
+        return f"{family} as shipped, taught by phantoms" if shipped else f"{family} as given"
 
     def of_fold(self, fold: str) -> Path:
         """Return where the parts of a fold lie."""
@@ -84,7 +84,7 @@ def stages_of(plan: Plan) -> list[Stage]:
         found += _pretraining(plan)
         weights = plan.out / "weights"
         plan = replace(
-            plan, label_gan=weights / "label_gan/last", wdm3d=weights / "wdm3d/last",
+            plan, label_gan=weights / "label_gan", wdm3d=weights / "wdm3d/last",
             base=weights / "ddpm_lora/last", taught=weights / "cohort",
         )  # fmt: skip
     if plan.launcher == "here":
@@ -111,7 +111,7 @@ def generative(plan: Plan, fold: str) -> Iterator[Stage]:
     shapes, truth = plan.label_gan, (str(plan.data),)
     if shapes is None:
         truth = (root, "--split", rest)
-        shapes = here / "label_gan/last"
+        shapes = here / "label_gan"  # its best: a GAN does not end where it was best
         words = (
             "train",
             "label_gan",
@@ -203,7 +203,9 @@ def _ground(plan: Plan) -> Iterator[Stage]:
     if plan.taught:
         words = ("phantom", str(plan.taught), "--cases", str(scale.taught))
         words += ("--workers", str(plan.workers))
-        yield scale.stage("taught", words, "make those again from whom label_gan learnt shapes")
+        yield scale.stage(
+            "taught", words, "make the patients again who taught label_gan, to look for copies"
+        )
     given = ("--split", str(plan.split)) if plan.split else ()
     words = ("check", str(plan.data), *given)
     yield scale.stage("check", words, "examine every file")

@@ -88,7 +88,7 @@ def left(ledger: Ledger, at: int, elapsed: float = 0.0, said: float = 0.0) -> st
     own = ledger.seconds_left_of(at, elapsed, said)
     whole = spoken(ledger.seconds_left(at, elapsed, said))
     if not own:
-        return f"longer than expected; what follows takes about {whole}"
+        return f"longer than expected; the stages after it take about {whole}"
     return f"about {spoken(own)} left, {whole} in all"
 
 

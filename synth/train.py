@@ -38,7 +38,7 @@ from synth.volume import Volume
 log = logging.getLogger(__name__)
 
 
-def train(
+def train(  # noqa: PLR0913 - all but four by name
     recipe: Recipe,
     data: Items,
     out: str | Path,
@@ -48,12 +48,14 @@ def train(
     validation: Items | None = None,
     device: str = "auto",
     write: Writer | None = None,
+    label: str = "",
 ) -> dict[str, Any]:
     """Train, or go on where the run in `out` stopped; return a summary.
 
     `describe` holds `family`, `preset`, `config` (the family's Config) and, if known, `data_hash`.
     `write` is for families whose checkpoint is not simply the whole model: a GAN publishes its
     generator, LoRA its adapter; it ends in `checkpoint.write`.
+    `label` stands before the lines of progress; default the name of `out`.
     """
     if len(data) == 0:
         raise SynthError("there is nothing to train on: 0 items", hint="check the data folder")
@@ -66,7 +68,7 @@ def train(
             log.info("%s is finished: %d steps", run.out, run.stepper.step)
         else:
             log.info("%s: from step %d to %d", run.out, run.stepper.step, config.steps)
-            _loop(run, data, validation, stop)
+            _loop(run, data, validation, stop, label or run.out.name)
     if own_group and torch.distributed.is_initialized():
         run.accelerator.wait_for_everyone()  # who leaves while others still write may be aborted
         torch.distributed.destroy_process_group()
@@ -154,7 +156,7 @@ def _begin(
     return run
 
 
-def _loop(run: _Run, data: Items, validation: Items | None, stop: Stop) -> None:
+def _loop(run: _Run, data: Items, validation: Items | None, stop: Stop, label: str) -> None:
     c, stepper, accelerator = run.config, run.stepper, run.accelerator
     main, world = accelerator.is_main_process, accelerator.num_processes
     batches = iter(
@@ -165,7 +167,7 @@ def _loop(run: _Run, data: Items, validation: Items | None, stop: Stop) -> None:
     )  # fmt: skip
     with (
         RunLog(run.out, resumed_step=stepper.step) if main else nullcontext() as board,
-        Progress(c.steps, label=run.out.name, start=stepper.step, shown=main) as progress,
+        Progress(c.steps, label=label, start=stepper.step, shown=main) as progress,
     ):
         while not run.finished:
             losses = _step(run, [run.batch(next(batches)) for _ in range(c.accumulate)])

@@ -23,3 +23,15 @@ def test_a_mistake_of_many_cases_is_told_once(caplog: pytest.LogCaptureFixture) 
         "[4/4] P-4: the same",
         "1 made, 0 already there, 3 failed",
     ]
+
+
+def test_the_name_of_a_case_is_said_once(caplog: pytest.LogCaptureFixture) -> None:
+    def work(case: str) -> str:
+        raise SynthError(f"{case}: no mask file", hint="draw one")
+
+    with caplog.at_level(logging.INFO, "synth.batch"):
+        run_batch(["P-1", "P-2"], work, name=str, done=lambda _: False)
+    assert [r.getMessage() for r in caplog.records[:2]] == [
+        "[1/2] P-1: no mask file → draw one",
+        "[2/2] P-2: the same",
+    ]

@@ -56,6 +56,31 @@ def test_modality_folders_make_one_case(tmp_path: Path) -> None:
     assert set(case.files) == {*MODALITIES, "seg"}
 
 
+def test_files_with_odd_names_are_counted(tmp_path: Path) -> None:
+    def refusal(root: Path = tmp_path) -> str:
+        with pytest.raises(SynthError) as caught:
+            discover(root)
+        assert "BraTS-GLI-00001-000-t1n.nii.gz" in caught.value.hint
+        return caught.value.message
+
+    (tmp_path / "notes.txt").touch()
+    (tmp_path / "._M-t1n.nii.gz").touch()  # macOS leaves such beside a file
+    assert refusal() == f"{tmp_path}: no case found"
+    assert refusal(tmp_path / "notes.txt") == f"{tmp_path / 'notes.txt'}: no case found"
+    odd = tmp_path / "Müller_T1 post.nii.gz"
+    odd.touch()
+    for root in (tmp_path, odd):
+        assert refusal(root) == (
+            f"{root}: no case found: 1 NIfTI file, with no name it knows: Müller_T1 post.nii.gz"
+        )
+    for k in range(4):
+        (tmp_path / f"scan {k}.nii").touch()
+    assert refusal() == (
+        f"{tmp_path}: no case found: 5 NIfTI files, none with a name it knows, "
+        "e.g. Müller_T1 post.nii.gz"
+    )
+
+
 def test_discovery_and_loading(make_case: Callable[..., Path]) -> None:
     make_case("BraTS-GLI-00002-000")
     root = make_case("BraTS-GLI-00001-000").parent

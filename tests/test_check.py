@@ -82,6 +82,8 @@ def test_command_line_prints_a_line_a_case_and_exits_2(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     write_case(tmp_path, "BraTS-GLI-00001-000")
+    assert main(["check", str(tmp_path)]) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == "1 case, 1 ok, 0 with problems"
     write_case(tmp_path, BAD)
     assert main(["check", str(tmp_path)]) == 0
     out = capsys.readouterr().out.splitlines()

@@ -55,6 +55,10 @@ def test_every_verb_explains_itself_without_torch(verb: str) -> None:
     [
         (["chek"], "unknown verb 'chek' → did you mean check?"),
         (["check", ".", "--shceme", "x"], "unknown argument --shceme → did you mean --scheme?"),
+        (["inpaint", "x", "--ouput", "y"], "unknown argument --ouput → did you mean --out?"),
+        (["inpaint", "--ouput=y z"], "unknown argument --ouput → did you mean --out?"),
+        (["check", "-x"], "unknown argument -x"),
+        (["inpaint", "x"], "required: -o/--out"),
         (["check", "/no/such/folder"], "no such folder"),
         (["check"], "required: data_dir"),
         (["phantom", "x", "--size", "medium"], "invalid choice"),
@@ -106,6 +110,18 @@ def test_a_signature_becomes_flags() -> None:
         parser.parse(["x", "--sizes", "1,b"])
     with pytest.raises(SynthError, match="invalid int value"):
         parser.parse(["x", "--count", "many"])
+    assert parser.parse(["--limit", "-2.5", "--", "--x"])["source"] == Path("--x")
+    assert parser.parse(["-- a folder"])["source"] == Path("-- a folder")
+
+
+def test_evaluate_names_all_that_it_judges() -> None:
+    from synth.cli.parser import parse_docstring
+
+    summary, _, texts = parse_docstring(inspect.getdoc(function("evaluate")) or "")
+    for kind in ("inpainting", "masks", "segmentation", "synthesis"):
+        assert kind in texts["kind"]
+        assert kind in summary
+        assert kind in VERBS["evaluate"][1]
 
 
 def test_configs_round_trip_and_are_strict() -> None:

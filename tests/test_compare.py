@@ -288,6 +288,23 @@ def test_a_killed_study_ends_in_the_same_table(real, made, tmp_path, monkeypatch
         compare.begin(other)
 
 
+def test_progress_says_which_training_of_how_many_it_is(real, made, tmp_path, monkeypatch):
+    """Also after a kill: what was done before counts."""
+    labels = []
+
+    def stopped(*_, label, **__):
+        labels.append(label)
+        return {"stopped": True}
+
+    monkeypatch.setattr(compare, "train", stopped)
+    study = study_of(tmp_path, split_of(real, made), seeds=(0, 1))
+    assert not compare.run(study, study.units)
+    for unit in study.units[:3]:
+        write_scores(study.scores(unit), [])
+    assert not compare.run(study, study.units)
+    assert labels == ["[1/4] fold 1, seed 0, base", "[4/4] fold 1, seed 1, synthetic"]
+
+
 def test_noise_for_labels_is_a_loss_and_is_said(real, tmp_path):
     """The reduced proof of harm, trained: wrong labels in most slots; the slow one has it all."""
     root = tmp_path / "made"

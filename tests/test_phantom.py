@@ -282,3 +282,19 @@ def test_montage_writes_a_picture(tmp_path: Path, site_a: list[Phantom]) -> None
     assert coloured[4] > 0.01 > max(coloured[:4])  # labels in their own column only
     with pytest.raises(SynthError, match="at least one"):
         montage([], tmp_path / "none.png")
+
+
+def test_long_row_labels_stay_beside_their_row(tmp_path: Path) -> None:
+    from matplotlib.image import imread
+
+    label = "generated\nBraTS-GLI-50022-000-tumour00-synth00"
+    rows, labels = [[np.zeros((9, 9))] * 2] * 3, [label, "", label]
+    picture = imread(montage(rows, tmp_path / "rows.png", row_labels=labels))[..., :3]
+    # Black panels: what is bright is a letter. None at the edges, none beside the row between.
+    bright = picture.max(axis=2) > 0.3
+    third = len(picture) // 3
+    assert bright[:third].any()
+    assert bright[2 * third :].any()
+    assert not bright[third : 2 * third].any()
+    assert not bright[[0, 1, -2, -1]].any()
+    assert not bright[:, :2].any()

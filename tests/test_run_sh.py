@@ -1,6 +1,7 @@
 """run.sh: one clear line for whatever is wrong, and never a half set-up that counts as done."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -70,6 +71,10 @@ def test_help_needs_no_venv_and_lists_every_mode(checkout):
     for mode in ("demo", "test", "c_train", "c_sample", "setup"):
         assert f"MODE={mode} " in out
     assert "SAMPLING_STEPS" in out
+    assert ".venv/bin/synth VERB --help" in out
+    explained = out.partition("MODE=help")[2]
+    for key in ("STEPS_SCHEDULER", "CHANNELS", "BEG", "END", "MIN_ML"):
+        assert re.search(rf"^  .*\b{key}\b.*   ", explained, re.MULTILINE), key
 
 
 @pytest.mark.parametrize(

@@ -162,11 +162,11 @@ def test_a_few_holes_are_drawn_several_times_for_the_report(kind: str) -> None:
 def test_the_stages_say_whose_weights_they_use() -> None:
     demo = replace(plan("demo"), label_gan=DEMO_WEIGHTS / "label_gan", wdm3d=DEMO_WEIGHTS / "wdm3d")
     said = {s.name: s.purpose for s in stages_of(replace(demo, base=DEMO_WEIGHTS / "ddpm_lora"))}
-    assert said["masks"].endswith("label_gan as shipped, not trained on this cohort")
-    assert said["inpainted"].endswith("wdm3d as shipped, not trained on this cohort")
+    assert said["masks"].endswith("label_gan as shipped, taught by phantoms")
+    assert said["inpainted"].endswith("wdm3d as shipped, taught by phantoms")
     assert said["lora"] == "fine-tune to this site, by LoRA: ddpm_lora as shipped"
     said = {s.name: s.purpose for s in stages_of(plan("demo"))}
-    assert said["inpainted"].endswith("wdm3d as given, not trained on this cohort")
+    assert said["inpainted"].endswith("wdm3d as given")
     for kind in ("from scratch", "one fold"):
         said = {s.name: s.purpose for s in stages_of(plan(kind))}
         assert said["masks"].endswith("label_gan as trained here")
@@ -396,7 +396,7 @@ def test_what_is_left_follows_the_measured_speed(tmp_path: Path) -> None:
     assert ledger.seconds_left(2, 500.0) == pytest.approx(2000 - 500 + 2000)
     assert ledger.seconds_left_of(2, 500.0) == pytest.approx(2000 - 500)
     assert left(ledger, 2, 500.0) == "about 25 min left, 58 min in all"
-    assert left(ledger, 2, 2500.0) == "longer than expected; what follows takes about 33 min"
+    assert left(ledger, 2, 2500.0) == "longer than expected; the stages after it take about 33 min"
     # What a stage says of itself counts where it is more: the machine became busy.
     assert left(ledger, 2, 2500.0, 1800.0) == "about 30 min left, 63 min in all"
     assert left(ledger, 2, 500.0, 60.0) == "about 25 min left, 58 min in all"

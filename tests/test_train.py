@@ -15,7 +15,7 @@ from torch import nn
 
 from synth import checkpoint
 from synth.errors import SynthError
-from synth.log import read_metrics
+from synth.log import Progress, read_metrics
 from synth.loop import processes
 from synth.loop.data_order import MicroBatches, permutation, place
 from synth.loop.ema import averaged, exchanged
@@ -236,6 +236,20 @@ def test_finished_run_is_left_alone(tmp_path):
     again = run(tmp_path / "run", steps=3)
     assert files == {p: p.stat().st_mtime_ns for p in (tmp_path / "run").rglob("*")}
     assert {**first, "seconds": 0} == {**again, "seconds": 0}
+
+
+def test_progress_goes_by_its_label_or_the_folder(tmp_path, monkeypatch):
+    shown, whole = [], Progress
+
+    def noted(total, *, label, **options):
+        shown.append(label)
+        return whole(total, label=label, **options)
+
+    monkeypatch.setattr("synth.train.Progress", noted)
+    config = TrainConfig(steps=1)
+    for name, given in (("a", {}), ("b", {"label": "[4/9] fold 1"})):
+        train(OneRecipe(), Items(), tmp_path / name, config, describe=DESCRIBE, **given)
+    assert shown == ["a", "[4/9] fold 1"]
 
 
 def test_another_network_or_order_is_refused(tmp_path):

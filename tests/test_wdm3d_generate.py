@@ -241,6 +241,39 @@ def test_a_bad_case_is_reported_and_the_rest_is_done(
     assert len(record["inputs"]) == 2
 
 
+def test_holes_and_calls_are_counted(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["inpaint", str(tmp_path / "data"), "-o", str(tmp_path / "out"), "--model", str(model)]
+    folder = write_case(tmp_path / "data")
+    mask = Volume.load_mask(sibling(folder / "x", "mask"))
+    first, second = (ball(mask.data.shape[1:], (10, y, 9), 2.5) for y in (7, 17))
+    for hole, said in ((first, "1 hole, 1 call, "), (first | second, "2 holes, 2 calls, ")):
+        mask.with_data(hole[None]).save(sibling(folder / "x", "mask"))
+        assert main([*words, "--force"]) == 0
+        assert f"] {folder.name}: {said}" in capsys.readouterr().err
+
+
+def test_a_case_without_a_mask_is_told_what_would_say_where_to_paint(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = write_case(tmp_path / "data")
+    for role in ("mask", "seg"):
+        sibling(folder / "x", role).unlink()
+    scan = sibling(folder / "x", "t1n")
+    for data in (tmp_path / "data", scan):
+        words = ["inpaint", str(data), "-o", str(tmp_path / "out"), "--model", str(model)]
+        assert main(words) == 2
+        told = capsys.readouterr().err.splitlines()[0]
+        if data == scan:
+            assert told == f"synth: {scan}: no mask → --mask or --seg says where to paint"
+        else:
+            assert told.startswith(
+                f"[1/1] {folder.name}: no mask file → "
+                "a -mask or a -seg file says where to paint; it has: t1n, "
+            )
+
+
 BAD: dict[str, tuple[str, Callable[[Path], object], str]] = {
     "missing modality": ("t1n", lambda p: (p.unlink(), voided(p).unlink()), "no t1n file"),
     "missing mask": ("mask", lambda p: (p.unlink(), seg(p).unlink()), "no mask file"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from synth.case import Case, guess_scheme, region, split_name
+from synth.errors import SynthError
 from synth.unhealthy import dilated_tumour
 from synth.volume import Volume
 from wdm3d.config import Config
@@ -48,4 +49,11 @@ def _scans(case: Case, config: Config) -> tuple[str, ...]:
 
 
 def _hole(case: Case) -> str:
-    return "mask" if "mask" in case.files or "seg" not in case.files else "seg"
+    for role in ("mask", "seg"):
+        if role in case.files:
+            return role
+    raise SynthError(
+        f"{case.id}: no mask file",
+        hint="a -mask or a -seg file says where to paint; it has: "
+        + (", ".join(case.files) or "nothing"),
+    )

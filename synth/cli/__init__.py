@@ -25,7 +25,7 @@ VERBS = {
     "phantom": ("data", "write a demo cohort of brains with tumours"),
     "check": ("data", "examine a data folder: one line a case, what is wrong and how to mend it"),
     "split": ("data", "deal patients into folds, or put a fold aside"),
-    "evaluate": ("evaluate", "judge predictions by the challenge metrics, beside classical fills"),
+    "evaluate": ("evaluate", "judge what was made: inpainting, masks, synthesis or segmentation"),
     "train": ("models", "train a family on a cohort; the same command resumes"),
     "masks": ("masks", "new tumours and healthy masks: drawn from noise, placed in brains"),
     "inpaint": ("inpaint", "paint healthy tissue where a mask or a tumour is"),

@@ -30,13 +30,14 @@ def phantom(
         seed: seed of the cohort.
         workers: processes; 0 uses every core.
     """
+    from synth.log import counted
     from synth.phantom import write_cohort
 
     started = time.monotonic()
     folders = write_cohort(
         out, cases=cases, size=size, seed=seed, site=site, workers=workers, progress=True
     )
-    print(f"{len(folders)} cases in {out} ({time.monotonic() - started:.0f} s)")
+    print(f"{counted(len(folders), 'case')} in {out} ({time.monotonic() - started:.0f} s)")
     return 0
 
 
@@ -55,6 +56,7 @@ def check(
     """
     from synth.case import discover
     from synth.check import check as examine
+    from synth.log import counted
     from synth.split import read_split
 
     if split is None:
@@ -79,7 +81,8 @@ def check(
         rows = [dataclasses.asdict(f) | {"ok": f.ok} for f in findings]
         print(dumps({"cases": rows, "bad": bad}, indent=1))
     else:
-        print(f"{len(findings)} cases, {len(findings) - len(bad)} ok, {len(bad)} with problems")
+        total = counted(len(findings), "case")
+        print(f"{total}, {len(findings) - len(bad)} ok, {len(bad)} with problems")
     return 2 if bad else 0
 
 

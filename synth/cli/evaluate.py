@@ -27,13 +27,14 @@ def evaluate(
     no_pictures: bool = False,
     force: bool = False,
 ) -> int:
-    """Judge what was made: filled brains or label maps by the challenge's metrics, shapes of masks.
+    """Judge what was made: inpainting, masks, synthesis or segmentation.
 
-    inpainting: beside the classical fills to beat. masks: label maps against real ones that no
-    model was trained on, and against the training masks to find copies. segmentation: predicted
-    label maps, each region whole and lesion by lesion. synthesis: scans drawn for label maps, as a
-    set (KID, diversity, texture, brightness of regions) and one by one (is the tumour where the
-    labels say, is it a copy); --keep lists which are fit to train on in kept.json.
+    inpainting: by the challenge's metrics, beside the classical fills to beat. masks: label maps
+    against real ones that no model was trained on, and against the training masks to find copies.
+    segmentation: predicted label maps, each region whole and lesion by lesion. synthesis: scans
+    drawn for label maps, as a set (KID, diversity, texture, brightness of regions) and one by one
+    (is the tumour where the labels say, is it a copy); --keep lists which are fit to train on in
+    kept.json.
     Writes per_case.csv, summary.json, table.md and pictures (overview.png and one of each case,
     masks.png, cases.png, or page.png and plots). Exits with 2 when a case could not be judged; the
     others are.

@@ -149,6 +149,8 @@ def _cases(data: Path, mask: Path | None, seg: Path | None, scheme: str) -> list
     from wdm3d.cases import case_of
 
     if mask is None and seg is None:
+        if data.is_file():
+            raise SynthError(f"{data}: no mask", hint="--mask or --seg says where to paint")
         cases = discover(data, scheme=scheme)
         require_unique(cases)
         return cases
@@ -189,6 +191,7 @@ def _record(target: Path, case: Case) -> Path:
 
 def _paint(case: Case, target: Path, loaded: Any, plan: Any, arguments: dict[str, Any]) -> str:
     from synth.config import write_json
+    from synth.log import counted
     from synth.manifest import manifest
     from wdm3d.cases import hole_of, scans_of, sources_of
     from wdm3d.generate import inpaint as paint
@@ -202,8 +205,8 @@ def _paint(case: Case, target: Path, loaded: Any, plan: Any, arguments: dict[str
         _save(result.spread, target, names, "sd")
     write_json(_record(target, case), record)
     _save(result.image, target, names, "inference")  # last: its presence means done
-    calls = result.facts["network_calls"]
-    return f"{calls} call{'s' * (calls != 1)}, {result.facts['seconds']} s"
+    holes, calls = counted(result.facts["regions"], "hole"), result.facts["network_calls"]
+    return f"{holes}, {counted(calls, 'call')}, {result.facts['seconds']} s"
 
 
 def _save(volume: Volume, target: Path, modalities: tuple[str, ...], kind: str) -> None:

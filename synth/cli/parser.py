@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import inspect
+import re
 import types
 import typing
 from collections.abc import Callable
@@ -31,12 +32,14 @@ class Parser(argparse.ArgumentParser):
 
     def parse(self, words: list[str]) -> dict[str, Any]:
         """Parse strictly; an unknown flag is answered with the nearest one."""
-        values, rest = self.parse_known_args(words)
-        if rest:
-            known = [o for a in self._actions for o in a.option_strings if o.startswith("--")]
-            raise SynthError(
-                f"unknown argument {rest[0]}", hint=did_you_mean(rest[0].split("=")[0], known)
-            )
+        known = [o for a in self._actions for o in a.option_strings]
+        # Before argparse looks: it would complain of the required flag that a typo leaves missing.
+        unknown = [name for name in _flags(words) if name not in known]
+        if not unknown:
+            values, unknown = self.parse_known_args(words)
+        if unknown:
+            near = did_you_mean(unknown[0], [name for name in known if name.startswith("--")])
+            raise SynthError(f"unknown argument {unknown[0]}", hint=near)
         return {name: _separated(value) for name, value in vars(values).items()}
 
 
@@ -78,6 +81,14 @@ def parse_docstring(text: str) -> tuple[str, str, dict[str, str]]:
         elif line.strip() and name:
             arguments[name] += " " + line.strip()
     return summary, details.strip(), arguments
+
+
+def _flags(words: list[str]) -> list[str]:
+    """Return the names of what argparse takes for flags, without values: --out of --out=x."""
+    before = words[: words.index("--")] if "--" in words else words
+    long = [word.split("=")[0] for word in before if word.startswith("--")]
+    short = [word[:2] for word in before if re.match(r"-[A-Za-z]", word)]
+    return [name for name in (*long, *short) if " " not in name]
 
 
 def _add(
