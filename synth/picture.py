@@ -26,6 +26,8 @@ BACKGROUND, INK = "#101014", "#d8d8dc"
 LABEL_COLOURS = {1: "#e5484d", 2: "#46a758", 3: "#f5d90a"}  # NCR, ED, ET
 MASK_COLOURS = {1: "#3ec8f5"}
 PANEL_INCHES = 1.7
+LABEL_LETTERS = 26
+"""Letters of 7 points in a line along a panel."""
 PLANES = ("axial", "coronal", "sagittal")
 
 
@@ -74,7 +76,9 @@ def montage(
         raise SynthError("a montage needs at least one slice")
     columns = max(len(row) for row in rows)
     top = 0.25 * bool(column_labels) + 0.35 * bool(title)
-    left = 0.25 * bool(row_labels)
+    beside = [_wrapped(label) for label in row_labels]
+    lines = max((label.count("\n") + 1 for label in beside), default=0)
+    left = max(0.25, 0.15 * lines) * bool(beside)
     width, height = columns * PANEL_INCHES + left, len(rows) * PANEL_INCHES + top
     figure = Figure(figsize=(width, height), dpi=130, facecolor=BACKGROUND)
     canvas = FigureCanvasAgg(figure)
@@ -89,9 +93,9 @@ def montage(
                 _panel(axes, rows[row][column], (overlays or {}).get((row, column)), window)
             if row == 0 and column < len(column_labels):
                 axes.set_title(column_labels[column], color=INK, fontsize=8, pad=3)
-        if row < len(row_labels):
+        if row < len(beside):
             middle = (len(rows) - row - 0.5) * PANEL_INCHES / height
-            figure.text(0.5 * left / width, middle, row_labels[row], color=INK, fontsize=7,
+            figure.text(0.5 * left / width, middle, beside[row], color=INK, fontsize=7,
                         rotation=90, ha="center", va="center")  # fmt: skip
     if title:
         figure.text(0.5, 1 - 0.12 / height, title, color=INK, fontsize=10, ha="center", va="top")
@@ -152,6 +156,21 @@ def _case_volumes(
     folder = Path(case)
     files = {name: folder / f"{folder.name}-{name}.nii.gz" for name in names}
     return {name: Volume.load(file) for name, file in files.items()}, folder.name
+
+
+def _wrapped(label: str) -> str:
+    """Break lines that are longer than a panel is high, after a hyphen or a space if there is one.
+
+    Case ids that tell what they were made from grow longer than a row.
+    """
+    lines = []
+    for line in label.split("\n"):
+        while len(line) > LABEL_LETTERS:
+            place = max(line.rfind(mark, 0, LABEL_LETTERS) for mark in "- ") + 1 or LABEL_LETTERS
+            lines.append(line[:place].rstrip())
+            line = line[place:]
+        lines.append(line)
+    return "\n".join(lines)
 
 
 def _panel(

@@ -77,7 +77,6 @@ DEMO = Scale(
         "ddpm_lora": ("--steps", "500"),
     },
     adapting=("--steps", "200", "--validate-every", "0", "--save-every", "20"),
-    sampling=("--steps", "12"),
     draws=("--samples", "3", "--steps", "8", "--end", "2"),
     compare=("--seeds", "0", "1", "2", "--steps", "150", "--warmup-steps", "20",
              "--validate-every", "75", "--save-every", "25", "--preview-every", "0"),
@@ -93,7 +92,7 @@ DEMO = Scale(
 )  # fmt: skip
 TINY = replace(
     DEMO, title="", cases=0, tested=0, holes=0, drawings=100,
-    training=dict.fromkeys(DEMO.training, ()), adapting=(), sampling=(), draws=Scale.draws,
+    training=dict.fromkeys(DEMO.training, ()), adapting=(), draws=Scale.draws,
     compare=("--seeds", "0", "1", "2"),
     seconds={**DEMO.seconds, "lora": 1200, "comparison": 4800, "synthetic": 300},
 )  # fmt: skip

@@ -79,6 +79,18 @@ def fullest(mask: Volume, plane: str) -> int:
     return int(counts.argmax()) if counts.any() else len(counts) // 2
 
 
+def height(volume: Volume, plane: str, index: int) -> float:
+    """Return where a slice is: 0 is the lowest (rear, left) one, 1 the highest (front, right)."""
+    share = index / max(depth(volume, plane) - 1, 1)
+    return share if _is_upwards(volume, plane) else 1 - share
+
+
+def slice_at(volume: Volume, plane: str, height: float) -> int:
+    """Return the slice that is at a height: on grids that agree, the same slice."""
+    share = height if _is_upwards(volume, plane) else 1 - height
+    return round(share * (depth(volume, plane) - 1))
+
+
 def cut(volume: Volume, plane: str, index: int, channel: int = 0) -> np.ndarray:
     """Return one slice for display."""
     axis = array_axis(volume, plane)
@@ -162,6 +174,11 @@ def row(pictures: Sequence[np.ndarray], gap: int = 2) -> np.ndarray:
         edges = ((spare // 2, spare - spare // 2), (0, gap), (0, 0))
         padded.append(np.pad(picture, edges))
     return np.concatenate(padded, axis=1)[:, :-gap]
+
+
+def _is_upwards(volume: Volume, plane: str) -> bool:
+    """Whether the slices of a plane are stored upwards (forwards, from left to right)."""
+    return nib.orientations.io_orientation(volume.affine)[array_axis(volume, plane), 1] > 0
 
 
 def _dimensions(volume: Volume) -> list[int]:

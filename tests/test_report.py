@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -28,12 +29,14 @@ from synth.judge_inpainting import evaluate_inpainting
 from synth.judge_masks import evaluate_masks
 from synth.judge_synthesis import evaluate_synthesis
 from synth.manifest import manifest
-from synth.report import SECTIONS, write_report
+from synth.report import SECTIONS, cohort, inpainting, masks, synthesis, write_report
+from synth.report.account import _abroad
 from synth.report.html import VOID, Html, Source, joined, markdown_tables, tag
 from synth.report.pictures import slices_through
 from synth.report.study import PARTS, Study, digest, inputs, settings
 from synth.scoreboard import markdown_table
 from synth.segmentation_scores import RegionScore
+from synth.story import DEMO_WEIGHTS
 from synth.volume import Volume
 from tests.conftest import ball
 from tests.toy_scans import AFFINE, SHAPE, patient, write
@@ -261,11 +264,14 @@ def test_the_three_sentences_tell_what_the_files_tell(page: str, study: Path) ->
     methods, apart = judged["methods"], judged["prediction_minus"]["brain mean"]["psnr_01"]
     mean, low, high = (f"{apart[k]:+.2f}".replace("-", "−") for k in ("mean", "low", "high"))
     ours, fill = (methods[m]["psnr_01"]["mean"] for m in ("prediction", "brain mean"))
-    assert (
+    said = (
         f"Painted tissue reaches a PSNR of {ours:.2f} dB where the best fill without a network "
-        f"(brain mean) reaches {fill:.2f} ({mean} [{low}, {high}] over {judged['cases']} cases), "
-        "and of 2 generated scans 0 copy a training case." in words
+        f"(brain mean) reaches {fill:.2f}: it is worse than the best classical fill on these "
+        f"{judged['cases']} cases ({mean} dB [{low}, {high}])"
     )
+    assert words.count(said) == 2  # above, and in its section
+    assert re.search(r"The 2 generated masks [^.]*real [^.]*MMD² of shapes", words)
+    assert re.search(r"The 2 synthetic scans [^;]*; 0 of them copy a training case\.", words)
     verdicts = read_json(study / "comparison" / "summary.json")["verdicts"]
     assert words.count(verdicts["synthetic against base"]) == 2  # above, and in its section
 
@@ -290,6 +296,126 @@ def test_methods_and_cost_come_from_the_manifests(page: str, study: Path) -> Non
     assert read.cells[place : place + 5] == ["lora", "failed", "12.2", "40", "900"]
     assert read.cells[read.cells.index("together") + 2] == "15.8"
     assert "synth phantom <cohort>" in read.cells  # escaped on the way, or it were no text
+
+
+def painted(mean: float, low: float | None, high: float | None, mse: float) -> Source:
+    apart = {
+        "psnr_01": {"mean": mean, "low": low, "high": high, "n": 6},
+        "mse": {"mean": mse},
+    }
+    means = {"prediction": 18.9, "brain mean": 18.7, "mirror": 17.0}
+    values = {
+        "methods": {name: {"psnr_01": {"mean": value}} for name, value in means.items()},
+        "prediction_minus": {"brain mean": apart},
+    }
+    return Source(name="s.json", values=values)
+
+
+@pytest.mark.parametrize(
+    ("figures", "said", "mse"),
+    [
+        (
+            (0.18, -1.57, 1.88, 0.001),
+            "no evidence that it beats the best classical fill on",
+            "worse",
+        ),
+        (
+            (-0.2, -1.5, 1.1, -0.001),
+            "no evidence that it beats the best classical fill on",
+            "better",
+        ),
+        ((1.2, 0.3, 2.1, -0.001), "it beats the best classical fill on", ""),
+        ((-1.2, -2.3, -0.1, 0.001), "it is worse than the best classical fill on", ""),
+        ((0.4, None, None, -0.001), "too few cases (6) to say", ""),
+    ],
+)
+def test_inpainting_says_whether_it_beats_the_best_fill(
+    figures: tuple[float, float, float, float], said: str, mse: str
+) -> None:
+    words = re.sub("<[^>]+>", "", str(inpainting.verdict(painted(*figures))))
+    assert words.startswith(said)
+    assert ("by mean MSE" in words) == bool(mse)
+    assert f"it is {mse} (" in words or not mse
+    if said.endswith("on"):
+        assert "on these 6 cases (" in words
+
+
+@pytest.mark.parametrize(
+    ("kid", "said"),
+    [
+        ((2.1, 1.3, 3.0), "can be told from real ones"),
+        ((0.1, -0.4, 0.5), "are no farther from real scans than halves of these"),
+        ((0.4, 0.1, 0.9), "are not shown to differ from real ones"),
+        ((0.6, 0.4, 0.9), "are not shown to differ from real ones"),
+    ],
+)
+def test_scans_say_whether_they_can_be_told(kid: tuple[float, float, float], said: str) -> None:
+    own = {"cases": 16, "kid": dict(zip(("value", "low", "high"), kid, strict=True))}
+    values = {"generated": own, "real": {"halves": {"kid": {"high": 0.507}}}}
+    words = re.sub("<[^>]+>", "", str(synthesis.verdict(Source(name="s.json", values=values))))
+    assert words.startswith(f"the 16 synthetic scans {said}")
+    assert words.endswith("halves of the real ones stay within 0.507)")
+    assert synthesis.verdict(Source(name="s.json", values={"generated": {"kid": None}})) is None
+
+
+@pytest.mark.parametrize(
+    ("apart", "said"),
+    [(0.104, "can be told from real ones"), (0.05, "are no farther from real masks than halves")],
+)
+def test_masks_say_whether_they_can_be_told(apart: float, said: str) -> None:
+    made = {"masks": 24, "mmd2": {"value": apart}}
+    values: dict[str, Any] = {"generated": made, "real": {"halves": {"mmd2": {"high": 0.055}}}}
+    words = re.sub("<[^>]+>", "", str(masks.verdict(Source(name="s.json", values=values))))
+    assert words.startswith(f"the 24 generated masks {said}")
+    values |= {"real": {"halves": {"mmd2": {"high": None}}}}
+    assert masks.verdict(Source(name="s.json", values=values)) is None
+
+
+def test_a_pair_is_cut_at_one_height_on_any_grid() -> None:
+    up = Volume(data=np.zeros((1, 4, 5, 31), np.float32), affine=np.eye(4))
+    down = Volume(data=up.data, affine=np.diag([1.0, 1.0, -1.0, 1.0]))
+    fine = Volume(data=np.zeros((1, 4, 5, 61), np.float32), affine=np.diag([1.0, 1.0, 0.5, 1.0]))
+    height = thumbnail.height(up, "axial", 7)
+    assert [thumbnail.slice_at(v, "axial", height) for v in (up, down, fine)] == [7, 23, 14]
+    assert thumbnail.height(down, "axial", 23) == pytest.approx(height)
+
+
+def test_the_nearest_pair_is_shown_at_one_height(study: Path, monkeypatch) -> None:
+    shown = {}
+
+    def strip(case, kind="", *, height=None) -> Html:
+        shown[kind] = (case.id, height)
+        return Html()
+
+    monkeypatch.setattr(synthesis, "case_strip", strip)
+    own = Study(root=study)
+    found = own.summary("synthetic_eval")
+    assert found is not None
+    synthesis._memory(own, found)
+    made, training, _ = synthesis._nearest(own) or ("", "", 0)
+    case = next(c for c in own.cases("synthetic") if c.id == made)
+    height = cohort.height_of(case)
+    assert shown == {"made": (made, height), "trained on": (training, height)}
+    labels = case.load("seg")
+    assert thumbnail.slice_at(labels, "axial", height) == thumbnail.fullest(labels, "axial")
+
+
+def test_the_axis_of_volumes_ends_with_the_data() -> None:
+    ml = {"WT": np.array([12.7, 29.8, 213.2]), "TC": np.array([2.3, 11.5, 112.4])}
+    drawn = Reader(cohort._plot(ml))
+    ticks = [float(own["x1"]) for name, own in drawn.tags
+             if name == "line" and own["class"] == "grid"]  # fmt: skip
+    dots = [float(own["cx"]) for name, own in drawn.tags if name == "circle"]
+    assert [word for word in drawn.text if word.isdigit()] == ["0", "50", "100", "150", "200"]
+    assert max(dots) == cohort.PLOT_WIDTH - 16
+    per_ml = (ticks[-1] - ticks[0]) / 200
+    assert max(dots) == pytest.approx(ticks[0] + 213.2 * per_ml, abs=0.1)  # rounded to 0.1 px
+
+
+def test_the_colours_of_outlined_masks_are_explained(page: str) -> None:
+    words = " ".join("".join(Reader(page).text).split())
+    assert inpainting.OUTLINED in words
+    assert masks.LABELLED in words
 
 
 def films_of(page: str) -> list[tuple[str, np.ndarray, int, list[int]]]:
@@ -397,6 +523,37 @@ def test_a_missing_part_is_one_line_with_a_command_that_parses(
         verb, *rest = command.split()[1:]
         build(function(verb), prog=verb).parse(rest)
     assert sum(own.get("class") == "missing" for _, own in read.tags) >= len(PARTS) - 1
+
+
+@pytest.mark.parametrize(
+    ("state", "said"),
+    [
+        ("running", "Comparison of segmentation models: at work since 2025-01-01T00:00:00Z, says"),
+        ("stopped", "No comparison of segmentation models here yet: its stage was stopped."),
+        ("waiting", "No comparison of segmentation models here yet. The command"),
+    ],
+)
+def test_a_stage_that_is_not_done_is_said_to_be_so(
+    study: Path, tmp_path: Path, state: str, said: str
+) -> None:
+    root = tmp_path / "s"
+    for part in ("inpainted", "synthetic"):
+        shutil.copytree(study / part, root / part)
+    # One arm has been segmented already; that is no comparison.
+    shutil.copytree(study / "inpainted" / "records", root / "comparison" / "base" / "records")
+    command = "synth compare runs/s --split runs/s/split.json --out runs/s/comparison --steps 3"
+    write_json(root / "study.json", {"stages": [
+        {"name": "inpainted", "command": "synth inpaint", "state": state},
+        {"name": "comparison", "command": command, "state": state,
+         "started": "2025-01-01T00:00:00Z"},
+    ]})  # fmt: skip
+    read = Reader(write_report(root, root / "report.html").path.read_text(encoding="utf-8"))
+    words = " ".join("".join(read.text).split())
+    assert said in words
+    assert words.count(f"The command for it: {command}") == 1
+    assert "is being tested" in words or state != "running"
+    assert "trained and compared" not in words
+    assert f"Not finished ({state} in study.json): Healthy tissue was painted by" in words
 
 
 def test_a_damaged_part_costs_its_section_only(
@@ -569,3 +726,8 @@ def test_data_uris_hold_the_picture() -> None:
     assert back.shape == picture.shape
     assert np.abs(back - picture).mean() < 3
     assert json.dumps(kind)  # plain text
+
+
+def test_the_page_does_not_say_where_its_user_lives() -> None:
+    said = _abroad(f"synth inpaint --model {DEMO_WEIGHTS}/wdm3d {Path.home()}/scans /data/x")
+    assert said == "synth inpaint --model weights/wdm3d ~/scans /data/x"

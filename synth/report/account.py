@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from pathlib import PurePath
+from pathlib import Path, PurePath
 from typing import Any
 
 from synth.manifest import file_hash
@@ -39,14 +39,17 @@ PEAK = "peak_memory_mb"
 def methods(study: Study) -> Section:
     """Say what was done, with every setting."""
     manifests = {part: found for part in DONE if (found := manifests_of(study, part))}
-    sentences = [_sentence(part, found) for part, found in manifests.items()]
+    sentences: list[str] = [
+        joined(_unfinished(study, part), _sentence(part, found))
+        for part, found in manifests.items()
+    ]
     sentences += [_model_sentence(source) for source in study.models]
     sentences += _weights_sentence(study, [s for found in manifests.values() for s in found])
     parts = [tag("p", *sentences, _ground([*manifests.values(), study.models]))]
     if not sentences:
         parts = [tag("p", "Nothing here has a manifest yet.", class_="missing")]
     parts += [
-        more(f"{DONE[part]}: every setting and hash", *_everything(found))
+        more(f"{DONE[part].rstrip(',')}: every setting and hash", *_everything(found))
         for part, found in manifests.items()
     ]
     parts += [
@@ -90,6 +93,8 @@ def manifests_of(study: Study, part: str) -> list[Source]:
     """Return the manifests of a part: one a case, or that of the evaluation."""
     found = study.records(part)
     summary = study.summary(part)
+    if part == "comparison" and summary is None:
+        return []  # the records are of segmentations of single arms: nothing is compared yet
     if summary is not None and "arguments" not in summary.values:
         values = summary.values
         own = {key: values[key] for key in OF_COMPARISON if key in values}
@@ -108,6 +113,12 @@ def _sentence(part: str, found: Sequence[Source]) -> str:
         f"{DONE[part]} by ", tag("code", f"synth {' / '.join(verbs)}"),
         f" ({', '.join(said)}){of}. " if said else f"{of}. ",
     )  # fmt: skip
+
+
+def _unfinished(study: Study, part: str) -> str:
+    """Return what to begin with where the stage has not ended."""
+    state = study.stage(part).get("state", "done")
+    return "" if state == "done" else f"Not finished ({state} in study.json): "
 
 
 def _model_sentence(source: Source) -> str:
@@ -175,7 +186,12 @@ def _plain(value: Any) -> str:
         return " ".join(map(_plain, value))
     text = str(value)
     is_hash = len(text) == 64 and set(text) <= set("0123456789abcdef")
-    return text[:SHORT] if is_hash else text
+    return text[:SHORT] if is_hash else _abroad(text)
+
+
+def _abroad(text: str) -> str:
+    """Leave out where this package and its user live: the page may travel."""
+    return text.replace(f"{DEMO_WEIGHTS.parent}/", "").replace(f"{Path.home()}/", "~/")
 
 
 def _everything(found: Sequence[Source]) -> list[Html]:
@@ -205,7 +221,7 @@ def _rows(values: Any, prefix: str = "") -> list[list[str]]:
 
 
 def _full(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value)
+    return _abroad(value if isinstance(value, str) else json.dumps(value))
 
 
 def _stage_rows(study: Study) -> list[list[str]]:
@@ -215,7 +231,7 @@ def _stage_rows(study: Study) -> list[list[str]]:
             str(stage.get("name", UNKNOWN)), str(stage.get("state", UNKNOWN)),
             number(stage.get("seconds"), ".1f"), number(stage.get("network_calls"), "d"),
             number(stage.get(PEAK), ".0f"), str(stage.get("started", UNKNOWN)),
-            str(stage.get("command", UNKNOWN)),
+            _abroad(str(stage.get("command", UNKNOWN))),
         ]
         for stage in study.stages
     ]  # fmt: skip

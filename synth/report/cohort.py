@@ -34,8 +34,17 @@ def section(study: Study) -> Section:
     )  # fmt: skip
 
 
-def case_strip(case: Case, kind: str = "") -> Html:
-    """Show the contrasts of a case and its labels, where the tumour is largest."""
+def height_of(case: Case) -> float:
+    """Return how high the axial slice with most of the tumour is, of 0 to 1."""
+    labels = case.load("seg" if "seg" in case.files else "t1n")
+    return thumbnail.height(labels, "axial", thumbnail.fullest(labels, "axial"))
+
+
+def case_strip(case: Case, kind: str = "", *, height: float | None = None) -> Html:
+    """Show the contrasts of a case and its labels, where the tumour is largest or as high as said.
+
+    A height is comparable between cases, whatever their grids: see `thumbnail.height`.
+    """
     volumes = {m: case.load(m) for m in MODALITIES if m in case.files}
     if not volumes:
         return tag("p", f"{case.id} has labels only.", class_="note")
@@ -45,7 +54,11 @@ def case_strip(case: Case, kind: str = "") -> Html:
     if labels is not None:
         overlay = thumbnail.tumour_overlay(labels, case.scheme)
         panels.append(_panel(case, "labels", first, overlay))
-    index = thumbnail.fullest(labels if labels is not None else first, "axial")
+    index = (
+        thumbnail.fullest(labels if labels is not None else first, "axial")
+        if height is None
+        else thumbnail.slice_at(first, "axial", height)
+    )
     heading = tag("h3", f"{case.id}, {kind}" if kind else case.id)
     return tag("div", heading, strip(panels, "axial", index, frame_of(first, "axial")))
 
@@ -119,8 +132,8 @@ def _grid(volume: Volume) -> str:
 
 def _plot(ml: Mapping[str, np.ndarray]) -> Html:
     """Draw every case as a dot by its volume: a line a region, the bar at the median."""
-    step = _round_step(max(float(v.max()) for v in ml.values()) or 1.0)
-    top = 4 * step
+    top = max(float(v.max()) for v in ml.values()) or 1.0  # the axis ends with the data
+    step = _round_step(top)
     left, right = 40, PLOT_WIDTH - 16
 
     def across(value: float) -> float:
@@ -128,7 +141,7 @@ def _plot(ml: Mapping[str, np.ndarray]) -> Html:
 
     height = LINE * len(ml) + 26
     parts = []
-    for value in (step * place for place in range(5)):
+    for value in (step * place for place in range(int(top / step) + 1)):
         x = f"{across(value):.1f}"
         parts.append(tag("line", x1=x, x2=x, y1="4", y2=str(height - 22), class_="grid"))
         parts.append(tag("text", f"{value:g}", x=x, y=str(height - 8), text_anchor="middle"))
@@ -151,6 +164,6 @@ def _plot(ml: Mapping[str, np.ndarray]) -> Html:
 
 
 def _round_step(largest: float) -> float:
-    """Return the smallest of 1, 2, 2.5, 5 × 10ⁿ of which four reach the largest value."""
-    power = 10 ** np.floor(np.log10(largest / 4))
-    return float(next(power * m for m in (1, 2, 2.5, 5, 10) if 4 * power * m >= largest))
+    """Return the smallest of 1, 2, 2.5, 5 × 10ⁿ of which five reach the largest value."""
+    power = 10 ** np.floor(np.log10(largest / 5))
+    return float(next(power * m for m in (1, 2, 2.5, 5, 10) if 5 * power * m >= largest))

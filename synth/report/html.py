@@ -30,6 +30,12 @@ def joined(*parts: str) -> Html:
     return Html("".join(escaped(part) for part in parts))
 
 
+def sentence(words: str) -> Html:
+    """Return words that begin small and end bare as a sentence."""
+    words = escaped(words)
+    return Html(f"{words[0].upper()}{words[1:]}.")
+
+
 def tag(name: str, *content: str, **attributes: str | None) -> Html:
     """Return an element; `class_` and `aria_label` become class and aria-label, None is left out.
 

@@ -9,10 +9,11 @@ import numpy as np
 
 from synth import thumbnail
 from synth.case import Case
+from synth.hole_picture import OUTLINES
 from synth.metrics import intensity_window
 from synth.report.html import Html, Source, joined, more, number, tag, tile
 from synth.report.pictures import Panel, films, finished
-from synth.report.section import Section, folded_tables, missing
+from synth.report.section import Section, folded_tables, in_plain_words, missing
 from synth.report.study import Study
 from synth.volume import Volume
 
@@ -20,6 +21,12 @@ PREDICTION = "prediction"
 FILLED, SPREAD = "-t1n-inference.nii.gz", "-t1n-sd.nii.gz"
 SHOWN = 3
 SCORES = {"psnr_01": ("PSNR, dB", ".2f"), "ssim": ("SSIM", ".3f"), "mse": ("MSE", ".4f")}
+CUT_OUT = "Outlined in blue: what was cut out and painted again."
+OUTLINED = (
+    "Outlined and cut out: healthy tissue in blue, the tumour and 5 mm around it in orange. Both "
+    "are painted; only healthy tissue is judged. |error| stays black where the tumour was: what "
+    "would be there without it is not known."
+)
 LIMIT = 0.3
 """Error and spread that are drawn white, as a share of the official window."""
 
@@ -37,7 +44,10 @@ def section(study: Study) -> Section:
     if found is None:
         parts.append(missing(study, "inpainted_eval", "metrics of the painted tissue"))
     else:
-        parts = [_tiles(found), *parts, _overview(study), folded_tables(study, "inpainted_eval")]
+        parts = [
+            _tiles(found), in_plain_words(headline(found)), *parts, _overview(study),
+            folded_tables(study, "inpainted_eval"),
+        ]  # fmt: skip
     return Section(
         id="inpainting", title="Tumours removed",
         lead="Tissue is painted where the mask is, and nowhere else: every other voxel is the "
@@ -56,6 +66,50 @@ def best_fill(found: Source) -> str | None:
         if name != PREDICTION and values["psnr_01"]["mean"] is not None
     }
     return max(fills, key=lambda name: fills[name]) if fills else None
+
+
+def verdict(found: Source) -> Html | None:
+    """Say in plain words whether painting beats the best fill; None where there is none.
+
+    The interval of PSNR decides; where the mean MSE points the other way, that is said as well.
+    """
+    best = best_fill(found) if PREDICTION in found.get("methods") else None
+    if best is None:
+        return None
+    psnr, mse = ("prediction_minus", best, "psnr_01"), ("prediction_minus", best, "mse", "mean")
+    mean, low, high = (found.get(*psnr, key) for key in ("mean", "low", "high"))
+    count = found.figure(*psnr, "n", form="d")
+    if low is None:
+        return joined("too few cases (", count, ") to say whether it beats the best classical fill")
+    if low <= 0 <= high:
+        said = "no evidence that it beats"
+    else:
+        said = "it beats" if low > 0 else "it is worse than"
+    ends = [found.figure(*psnr, key, form="+.2f") for key in ("mean", "low", "high")]
+    parts = [
+        f"{said} the best classical fill on these ", count, " cases (", ends[0], " dB [", ends[1],
+        ", ", ends[2], "])",
+    ]  # fmt: skip
+    if (found.get(*mse) or 0) * mean > 0:  # more PSNR is better, more MSE is worse
+        word = "worse" if found.get(*mse) > 0 else "better"
+        parts += [f"; by mean MSE it is {word} (", found.figure(*mse, form="+.4f"), ")"]
+    return joined(*parts)
+
+
+def headline(found: Source) -> Html | None:
+    """Say what painted tissue reaches and whether that is more than a fill does."""
+    if PREDICTION not in found.get("methods"):
+        return None
+    place = ("psnr_01", "mean")
+    ours = found.figure("methods", PREDICTION, *place, form=".2f")
+    said = joined("painted tissue reaches a PSNR of ", ours, " dB")
+    best, beaten = best_fill(found), verdict(found)
+    if best is None or beaten is None:
+        return said
+    fill = found.figure("methods", best, *place, form=".2f")
+    return joined(
+        said, f" where the best fill without a network ({best}) reaches ", fill, ": ", beaten
+    )
 
 
 def _tiles(found: Source) -> Html:
@@ -151,7 +205,7 @@ def _case(study: Study, case: Case, place: int) -> Html:
     given = (before or after).with_data(np.where(hole.data, 0, (before or after).data))
     low, high = intensity_window(given.data[0])
     window = low, low + 1.2 * (high - low)  # the official window saturates white matter
-    outline = thumbnail.mask_overlay(hole)
+    outline = _outline(case, hole)
     panels = [] if before is None else [_scan("before", before, window, outline)]
     panels += [_scan("given", given, window), _scan("after", after, window)]
     draw = study.file("inpainted_draws", case.id + FILLED)
@@ -166,7 +220,16 @@ def _case(study: Study, case: Case, place: int) -> Html:
     if spread is not None:
         sd = Volume.load(spread)
         panels.append(_heat(f"sd, 0 to {LIMIT:g}", sd.with_data(sd.data / (high - low))))
-    return films(panels, hole, before or after, f"film{place}")
+    note = tag("p", OUTLINED if "healthy" in case.files else CUT_OUT, class_="note")
+    return joined(note, films(panels, hole, before or after, f"film{place}"))
+
+
+def _outline(case: Case, hole: Volume) -> thumbnail.Overlay:
+    """Outline what is judged apart from the tumour, where that is known."""
+    if "healthy" not in case.files:
+        return thumbnail.mask_overlay(hole)
+    parts = np.where(case.load("healthy").data, 1, 2 * (hole.data > 0)).astype(np.uint8)
+    return thumbnail.Overlay(volume=hole.with_data(parts), colours=OUTLINES, outline=True)
 
 
 def _hole(case: Case, before: Volume | None, after: Volume) -> Volume:

@@ -7,10 +7,16 @@ from synth.case import Case
 from synth.report.cohort import evenly
 from synth.report.html import Html, Source, figure, image, joined, tag, tile
 from synth.report.pictures import finished, frame_of
-from synth.report.section import Section, folded_tables, missing
+from synth.report.section import Section, folded_tables, in_plain_words, missing
 from synth.report.study import Study
 
 PLACED = 5
+LABELLED = "Necrotic core red, oedema green, enhancing tumour yellow."
+OUTLINED = (
+    "Outlined in blue: healthy tissue that is cut out, to be painted again where the truth is "
+    "known. A mask may be of several tumour shapes, so that a slice shows several areas: all of "
+    "them are healthy, the patient's own tumour is not outlined."
+)
 
 
 def section(study: Study) -> Section:
@@ -22,12 +28,13 @@ def section(study: Study) -> Section:
     if found is None:
         parts.append(missing(study, "masks_eval", "shape statistics"))
     else:
-        parts += [_tiles(found), _page(study), folded_tables(study, "masks_eval")]
+        parts += [_tiles(found), in_plain_words(verdict(found)), _page(study),
+                  folded_tables(study, "masks_eval")]  # fmt: skip
     if not study.has("tumours"):
         parts.append(missing(study, "tumours", "tumours placed in brains"))
     parts += [
-        _placed(study, "tumours", "Tumours placed in brains"),
-        _placed(study, "masks", "Healthy masks placed in brains"),
+        _placed(study, "tumours", "Tumours placed in brains", LABELLED),
+        _placed(study, "masks", "Healthy masks placed in brains", OUTLINED),
     ]
     return Section(
         id="masks", title="Generated masks",
@@ -37,7 +44,25 @@ def section(study: Study) -> Section:
     )  # fmt: skip
 
 
-def _placed(study: Study, part: str, title: str) -> Html:
+def verdict(found: Source) -> Html | None:
+    """Say in plain words whether generated masks are apart from real ones; None if unknown."""
+    apart = found.get("generated", "mmd2", "value")
+    reach = found.get("real", "halves", "mmd2", "high")
+    if apart is None or reach is None:
+        return None
+    said = (
+        "can be told from real ones" if apart > reach
+        else "are no farther from real masks than halves of these are from each other"
+    )  # fmt: skip
+    return joined(
+        "the ", found.figure("generated", "masks", form="d"), f" generated masks {said} (MMD² of "
+        "shapes ", found.figure("generated", "mmd2", "value", form=".3f"),
+        ", halves of the real ones stay within ",
+        found.figure("real", "halves", "mmd2", "high", form=".3f"), ")",
+    )  # fmt: skip
+
+
+def _placed(study: Study, part: str, title: str, caption: str) -> Html:
     """Show made masks in the brains they were placed in, where the scan is known."""
     both = [(case, study.known.get(case.origin, case)) for case in study.cases(part)]
     both = [(c, brain) for c, brain in both
@@ -46,7 +71,8 @@ def _placed(study: Study, part: str, title: str) -> Html:
         return Html()
     brains = {case.id: brain for case, brain in both}
     pictures = [_in_brain(c, brains[c.id]) for c in evenly([c for c, _ in both], PLACED)]
-    return joined(tag("h3", title), tag("div", *pictures, class_="panels"))
+    note = tag("p", caption, class_="note")
+    return joined(tag("h3", title), note, tag("div", *pictures, class_="panels"))
 
 
 def _in_brain(case: Case, brain: Case) -> Html:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from synth.report.html import Html, joined, markdown_tables, more, table, tag
+from synth.report.html import Html, joined, markdown_tables, more, sentence, table, tag
 from synth.report.study import Study
 
 
@@ -29,11 +29,23 @@ class Section:
 
 
 def missing(study: Study, part: str, what: str) -> Html:
-    """Say that a part is not there, and which command makes it."""
-    return tag(
-        "p", f"No {what} here yet. The command for it: ", tag("code", study.command(part)),
-        class_="missing",
-    )  # fmt: skip
+    """Say that a part is not there, or at work, and which command makes it."""
+    stage = study.stage(part)
+    state = stage.get("state")
+    if state == "running":
+        since = f" since {stage['started']}" if stage.get("started") else ""
+        said = sentence(f"{what.rstrip(',')}: at work{since}, says study.json")
+    else:
+        ended = f": its stage was {state}" if state == "stopped" else ""
+        ended = ": its stage failed" if state == "failed" else ended
+        said = f"No {what} here yet{ended}."
+    command = tag("code", study.command(part))
+    return tag("p", said, " The command for it: ", command, class_="missing")
+
+
+def in_plain_words(said: Html | None) -> Html:
+    """Return what the figures of a section come to, as its own line; nothing for nothing."""
+    return Html() if said is None else tag("p", sentence(said), class_="verdict")
 
 
 def folded_tables(study: Study, part: str) -> Html:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -27,7 +28,7 @@ PARTS = {
     "lora": "synth train ddpm_lora --data {0}/cohort -o {0}/lora",
     "synthetic": "synth sample {0}/tumours --lora {0}/lora -o {0}/synthetic",
     "synthetic_eval": "synth evaluate synthesis {0}/synthetic {0}/cohort -o {0}/synthetic_eval",
-    "comparison": "synth compare {0}/cohort --split {0}/split.json -o {0}/comparison",
+    "comparison": "synth compare {0} --split {0}/split.json -o {0}/comparison",
 }
 SUMMARY, TABLE, STAGES = "summary.json", "table.md", "study.json"
 CONFIG = "config.json"
@@ -55,8 +56,12 @@ class Study:
         return folder.is_dir() and any(folder.iterdir())
 
     def command(self, part: str) -> str:
-        """Return the command that makes a part."""
-        return PARTS[part].format(self.root)
+        """Return the command that makes a part: the study's own, if it lists one."""
+        return self.stage(part).get("command") or PARTS[part].format(shlex.quote(str(self.root)))
+
+    def stage(self, part: str) -> Mapping[str, Any]:
+        """Return what `study.json` says of the stage that makes a part; nothing if it is silent."""
+        return next((stage for stage in self.stages if stage.get("name") == part), {})
 
     def summary(self, part: str) -> Source | None:
         """Return the summary of an evaluation; None until it is finished."""

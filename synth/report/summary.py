@@ -1,14 +1,15 @@
-"""Three sentences for whoever reads no further: what was made, can it be trusted, does it help."""
+"""A few sentences for whoever reads no further: what was made, can it be trusted, does it help."""
 
 from __future__ import annotations
 
-from synth.report.html import Html, Source, joined, tag
-from synth.report.inpainting import FILLED, PREDICTION, best_fill
+from synth.report import inpainting, masks, synthesis
+from synth.report.html import Html, Source, joined, sentence, tag
+from synth.report.inpainting import FILLED
 from synth.report.study import Study
 
 
 def summary(study: Study) -> Html:
-    """Return the three sentences; what is not there is said to be not there."""
+    """Return the sentences; what is not there is said to be not there."""
     return joined(
         tag("p", _made(study)), tag("p", _trusted(study)), tag("p", _helps(study), class_="verdict")
     )
@@ -28,43 +29,35 @@ def _made(study: Study) -> str:
 
 
 def _trusted(study: Study) -> Html:
-    parts: list[str] = []
-    filled, scans = study.summary("inpainted_eval"), study.summary("synthetic_eval")
-    if filled is not None and PREDICTION in filled.get("methods"):
-        parts.append(_painted(filled))
-    masks = study.summary("masks_eval")
-    for found, name, total in ((masks, "masks", "masks"), (scans, "scans", "cases")):
-        if found is not None and "copied" in found.get("generated"):
-            parts.append(
-                joined("of ", found.figure("generated", total, form="d"), f" generated {name} ",
-                       found.figure("generated", "copied", form="d"), " copy a training case")
-            )  # fmt: skip
-    if not parts:
-        return Html("Whether they can be trusted has not been judged yet.")
-    sentence = joined(*(part for i, p in enumerate(parts) for part in (", and " if i else "", p)))
-    return Html(f"{sentence[0].upper()}{sentence[1:]}.")
-
-
-def _painted(found: Source) -> Html:
-    place = (PREDICTION, "psnr_01", "mean")
-    said = joined("painted tissue reaches a PSNR of ", found.figure("methods", *place, form=".2f"),
-                  " dB")  # fmt: skip
-    best = best_fill(found)
-    if best is None:
-        return said
-    fill = found.figure("methods", best, "psnr_01", "mean", form=".2f")
-    mean, low, high = (
-        found.figure("prediction_minus", best, "psnr_01", part, form="+.2f")
-        for part in ("mean", "low", "high")
+    painted, drawn = study.summary("inpainted_eval"), study.summary("masks_eval")
+    scans = study.summary("synthetic_eval")
+    said = (
+        inpainting.headline(painted) if painted else None,
+        _copied(drawn, masks.verdict(drawn), "masks") if drawn else None,
+        _copied(scans, synthesis.verdict(scans), "cases") if scans else None,
     )
-    return joined(
-        said, f" where the best fill without a network ({best}) reaches ", fill, " (", mean, " [",
-        low, ", ", high, "] over ", found.figure("cases", form="d"), " cases)",
-    )  # fmt: skip
+    sentences = [sentence(words) for words in said if words]
+    if not sentences:
+        return Html("Whether they can be trusted has not been judged yet.")
+    return Html(" ".join(sentences))
+
+
+def _copied(found: Source, verdict: Html | None, total: str) -> Html | None:
+    """Add to a verdict how many of the made cases are copies, where that was looked for."""
+    if "copied" not in found.get("generated"):
+        return verdict
+    copied = found.figure("generated", "copied", form="d")
+    if verdict is not None:
+        return joined(verdict, "; ", copied, " of them copy a training case")
+    name = {"masks": "generated masks", "cases": "generated scans"}[total]
+    count = found.figure("generated", total, form="d")
+    return joined("of ", count, f" {name} ", copied, " copy a training case")
 
 
 def _helps(study: Study) -> str:
     found = study.summary("comparison")
+    if found is None and study.stage("comparison").get("state") == "running":
+        return "Whether synthetic data helps a segmentation model is being tested: no answer yet."
     if found is None or not found.get("verdicts"):
         return "Whether synthetic data helps a segmentation model has not been tested yet."
     return next(iter(found.get("verdicts").values()))

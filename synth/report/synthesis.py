@@ -5,10 +5,10 @@ from __future__ import annotations
 import csv
 
 from synth.case import Case
-from synth.report.cohort import case_strip, evenly
+from synth.report.cohort import case_strip, evenly, height_of
 from synth.report.html import Html, Source, joined, more, number, tag, tile
 from synth.report.pictures import finished
-from synth.report.section import Section, folded_tables, missing
+from synth.report.section import Section, folded_tables, in_plain_words, missing
 from synth.report.study import Study
 from synth.synthesis_tables import FEW
 
@@ -84,7 +84,35 @@ def _tiles(found: Source) -> Html:
         tiles.append(tile("–", "copies of training scans", "not looked for: --train or --split"))
     few = min(found.get(which)["cases"] for which in ("generated", "real")) < FEW
     told = f"Sets of fewer than {FEW} scans show large differences only." if few else ""
-    return joined(tag("div", *tiles, class_="tiles"), tag("p", told, class_="note") if few else "")
+    return joined(
+        tag("div", *tiles, class_="tiles"), in_plain_words(verdict(found)),
+        tag("p", told, class_="note") if few else "",
+    )  # fmt: skip
+
+
+def verdict(found: Source) -> Html | None:
+    """Say in plain words whether made scans are apart from real ones; None without a KID.
+
+    What halves of the real scans stay within is set beside the whole interval.
+    """
+    kid = found.get("generated").get("kid")
+    if not kid:
+        return None
+    reach = found.get("real", "halves", "kid", "high")
+    if kid["low"] > reach:
+        said = "can be told from real ones"
+    elif kid["high"] <= reach:
+        said = "are no farther from real scans than halves of these are from each other"
+    else:
+        said = (
+            "are not shown to differ from real ones, nor to be as near as these are to each other"
+        )
+    value, low, high = (found.figure("generated", "kid", k) for k in ("value", "low", "high"))
+    return joined(
+        "the ", found.figure("generated", "cases", form="d"), f" synthetic scans {said} (KID ",
+        value, " [", low, ", ", high, "], halves of the real ones stay within ",
+        found.figure("real", "halves", "kid", "high"), ")",
+    )  # fmt: skip
 
 
 def _memory(study: Study, found: Source) -> Html:
@@ -102,19 +130,20 @@ def _memory(study: Study, found: Source) -> Html:
         "taken away, mirrored or not. Made scans are on average ", made_by, " from the nearest "
         "training scan, unseen real ones ", unseen, "; below ",
         found.figure("copy_distance", form=".3f"), " a scan counts as a copy. The nearest pair of "
-        f"all, {number(distance, '.3f')} apart:",
+        f"all, {number(distance, '.3f')} apart, both cut at the same height:",
     )  # fmt: skip
     cases = {case.id: case for part in ("synthetic", "cohort", "masks", "train")
              for case in study.cases(part)}  # fmt: skip
-    shown = [_found(cases.get(name), name, kind)
+    height = height_of(cases[made]) if made in cases else None
+    shown = [_found(cases.get(name), name, kind, height)
              for name, kind in ((made, "made"), (training, "trained on"))]  # fmt: skip
     return joined(head, words, *shown)
 
 
-def _found(case: Case | None, name: str, kind: str) -> Html:
+def _found(case: Case | None, name: str, kind: str, height: float | None) -> Html:
     if case is None:
         return tag("p", f"{name} ({kind}) is not in this study's folder.", class_="note")
-    return case_strip(case, kind)
+    return case_strip(case, kind, height=height)
 
 
 def _nearest(study: Study) -> tuple[str, str, float] | None:
