@@ -365,4 +365,4 @@ def test_launch_runs_shards_and_words(tmp_path, capsys):
         assert main(["launch", jobs, *wrong]) == 2
         assert answer in capsys.readouterr().err
     assert main(["launch", str(tmp_path / "m"), "--shards", "2", "--", "check", "nowhere"]) == 2
-    assert "unknown argument --shard=0/2" in capsys.readouterr().err
+    assert "unknown argument --shard " in capsys.readouterr().err
