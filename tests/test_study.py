@@ -28,7 +28,7 @@ from synth.ledger import STATE, Ledger, Outcome, Stage, network_calls
 from synth.log import Progress
 from synth.split import Entry, Split, read_split, write_split
 from synth.story import DEMO_WEIGHTS, Plan, stages_of
-from synth.study import left, run, said_left
+from synth.study import _environment, left, run, said_left
 from synth.synthesis_gate import read_kept
 from tests import toy_scans
 
@@ -544,3 +544,13 @@ def test_killed_at_five_random_moments_the_report_has_the_same_figures(tmp_path:
     assert len(set(killed)) > 1, killed  # not all in one stage
     assert told(tmp_path).wait(600) == 0, (tmp_path / "said.txt").read_text()
     assert figures(study) == wanted
+
+
+def test_threads_of_a_stage_sleep_while_they_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("OMP_NUM_THREADS", "OMP_WAIT_POLICY"):
+        monkeypatch.delenv(name, raising=False)
+    assert "OMP_NUM_THREADS" not in _environment(0)
+    own = _environment(2)
+    assert (own["OMP_NUM_THREADS"], own["OMP_WAIT_POLICY"]) == ("2", "PASSIVE")
+    monkeypatch.setenv("OMP_WAIT_POLICY", "ACTIVE")  # who says, decides
+    assert _environment(2)["OMP_WAIT_POLICY"] == "ACTIVE"
