@@ -102,13 +102,14 @@ def of_case(case: Case, *, plane: str = "axial") -> Viewer:
     names = [role for role in (*MODALITIES, "voided") if role in case.files][:PANES]
     if not names:
         raise SynthError(f"{case.id}: no scan to view", hint=f"it has: {', '.join(case.files)}")
-    overlay = None
+    overlay, title = None, case.id
     if "seg" in case.files:
+        title = f"necrosis red, oedema green, enhancing yellow\n{case.id}"
         overlay = thumbnail.tumour_overlay(case.load("seg"), case.scheme)
     elif "mask" in case.files:
         overlay = thumbnail.mask_overlay(case.load("mask"))
     panes = {name: case.load(name) for name in names}
-    return Viewer(title=case.id, panes=panes, overlay=overlay, plane=plane)
+    return Viewer(title=title, panes=panes, overlay=overlay, plane=plane)
 
 
 def save(viewer: Viewer, path: Path) -> Path:
