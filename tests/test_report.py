@@ -360,10 +360,14 @@ def test_scans_say_whether_they_can_be_told(kid: tuple[float, float, float], sai
 
 @pytest.mark.parametrize(
     ("apart", "said"),
-    [(0.104, "can be told from real ones"), (0.05, "are no farther from real masks than halves")],
+    [
+        ((0.104, 0.06, 0.19), "can be told from real ones (MMD² of shapes 0.104 [0.060, 0.190]"),
+        ((0.02, 0.0, 0.05), "are no farther from real masks than halves"),
+        ((0.045, 0.001, 0.107), "are not shown to differ from real ones"),
+    ],
 )
-def test_masks_say_whether_they_can_be_told(apart: float, said: str) -> None:
-    made = {"masks": 24, "mmd2": {"value": apart}}
+def test_masks_say_whether_they_can_be_told(apart: tuple[float, float, float], said: str) -> None:
+    made = {"masks": 24, "mmd2": dict(zip(("value", "low", "high"), apart, strict=True))}
     values: dict[str, Any] = {"generated": made, "real": {"halves": {"mmd2": {"high": 0.055}}}}
     words = re.sub("<[^>]+>", "", str(masks.verdict(Source(name="s.json", values=values))))
     assert words.startswith(f"the 24 generated masks {said}")

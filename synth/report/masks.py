@@ -7,7 +7,7 @@ from synth.case import Case
 from synth.report.cohort import evenly
 from synth.report.html import Html, Source, figure, image, joined, tag, tile
 from synth.report.pictures import finished, frame_of
-from synth.report.section import Section, folded_tables, in_plain_words, missing
+from synth.report.section import Section, folded_tables, how_near, in_plain_words, missing
 from synth.report.study import Study
 
 PLACED = 5
@@ -46,18 +46,17 @@ def section(study: Study) -> Section:
 
 def verdict(found: Source) -> Html | None:
     """Say in plain words whether generated masks are apart from real ones; None if unknown."""
-    apart = found.get("generated", "mmd2", "value")
+    low, high = (found.get("generated", "mmd2", end) for end in ("low", "high"))
     reach = found.get("real", "halves", "mmd2", "high")
-    if apart is None or reach is None:
+    if low is None or high is None or reach is None:
         return None
-    said = (
-        "can be told from real ones" if apart > reach
-        else "are no farther from real masks than halves of these are from each other"
-    )  # fmt: skip
+    said = how_near(low, high, reach, "masks")
     return joined(
         "the ", found.figure("generated", "masks", form="d"), f" generated masks {said} (MMD² of "
-        "shapes ", found.figure("generated", "mmd2", "value", form=".3f"),
-        ", halves of the real ones stay within ",
+        "shapes ", found.figure("generated", "mmd2", "value", form=".3f"), " [",
+        found.figure("generated", "mmd2", "low", form=".3f"), ", ",
+        found.figure("generated", "mmd2", "high", form=".3f"),
+        "], halves of the real ones stay within ",
         found.figure("real", "halves", "mmd2", "high", form=".3f"), ")",
     )  # fmt: skip
 

@@ -43,6 +43,15 @@ def missing(study: Study, part: str, what: str) -> Html:
     return tag("p", said, " The command for it: ", command, class_="missing")
 
 
+def how_near(low: float, high: float, reach: float, what: str) -> str:
+    """Say how a made set lies to real ones: the interval of its distance beside that of halves."""
+    if low > reach:
+        return "can be told from real ones"
+    if high <= reach:
+        return f"are no farther from real {what} than halves of these are from each other"
+    return "are not shown to differ from real ones, nor to be as near as these are to each other"
+
+
 def in_plain_words(said: Html | None) -> Html:
     """Return what the figures of a section come to, as its own line; nothing for nothing."""
     return Html() if said is None else tag("p", sentence(said), class_="verdict")

@@ -8,7 +8,7 @@ from synth.case import Case
 from synth.report.cohort import case_strip, evenly, height_of
 from synth.report.html import Html, Source, joined, more, number, tag, tile
 from synth.report.pictures import finished
-from synth.report.section import Section, folded_tables, in_plain_words, missing
+from synth.report.section import Section, folded_tables, how_near, in_plain_words, missing
 from synth.report.study import Study
 from synth.synthesis_tables import FEW
 
@@ -99,14 +99,7 @@ def verdict(found: Source) -> Html | None:
     if not kid:
         return None
     reach = found.get("real", "halves", "kid", "high")
-    if kid["low"] > reach:
-        said = "can be told from real ones"
-    elif kid["high"] <= reach:
-        said = "are no farther from real scans than halves of these are from each other"
-    else:
-        said = (
-            "are not shown to differ from real ones, nor to be as near as these are to each other"
-        )
+    said = how_near(kid["low"], kid["high"], reach, "scans")
     value, low, high = (found.figure("generated", "kid", k) for k in ("value", "low", "high"))
     return joined(
         "the ", found.figure("generated", "cases", form="d"), f" synthetic scans {said} (KID ",
