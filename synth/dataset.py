@@ -31,10 +31,19 @@ class ArrayCache:
 
     def get(self, name: str, recipe: str, make: Callable[[], Arrays]) -> Arrays:
         """Return the arrays of `name`, made once for each `recipe` (any text that fixes them)."""
-        key = f"{name}-{hashlib.blake2b(recipe.encode(), digest_size=6).hexdigest()}"
+        key = _key(name, recipe)
         if key not in self._held:
             self._held[key] = make() if self.folder is None else self._from_disk(key, make)
         return self._held[key]
+
+    def holds(self, name: str, recipe: str) -> bool:
+        """Say whether `get` would make nothing."""
+        key = _key(name, recipe)
+        return key in self._held or (self.folder is not None and (self.folder / key).is_dir())
+
+    def forget(self) -> None:
+        """Drop what is held in memory; the folder keeps it."""
+        self._held.clear()
 
     def _from_disk(self, key: str, make: Callable[[], Arrays]) -> Arrays:
         assert self.folder is not None
@@ -49,6 +58,10 @@ class ArrayCache:
             except OSError:  # another process was first, with the same content
                 shutil.rmtree(temporary)
         return {p.stem: np.load(p, mmap_mode="r") for p in sorted(place.glob("*.npy"))}
+
+
+def _key(name: str, recipe: str) -> str:
+    return f"{name}-{hashlib.blake2b(recipe.encode(), digest_size=6).hexdigest()}"
 
 
 def fingerprint(files: Mapping[str, Path]) -> str:

@@ -37,12 +37,14 @@ def harmonic(image: np.ndarray, hole: np.ndarray) -> np.ndarray:
     return _solved(image, hole, -inner, boundary)
 
 
-def biharmonic(image: np.ndarray, hole: np.ndarray) -> np.ndarray:
+def biharmonic(
+    image: np.ndarray, hole: np.ndarray, tolerance: float = TOLERANCE
+) -> np.ndarray:
     """Fill as a thin plate: value and slope go on smoothly across the rim."""
     box = _around(hole, 3)
     rows = ndimage.binary_dilation(hole[box], FACES)
     inner, boundary = _laplacian(image[box], hole[box], rows=rows)
-    return _solved(image, hole, (inner.T @ inner).tocsr(), -(inner.T @ boundary))
+    return _solved(image, hole, (inner.T @ inner).tocsr(), -(inner.T @ boundary), tolerance)
 
 
 def mirror_axis(image: np.ndarray, known: np.ndarray, reach: int = 8) -> int:
@@ -161,12 +163,16 @@ def _laplacian(
 
 
 def _solved(
-    image: np.ndarray, hole: np.ndarray, matrix: sparse.csr_matrix, right: np.ndarray
+    image: np.ndarray,
+    hole: np.ndarray,
+    matrix: sparse.csr_matrix,
+    right: np.ndarray,
+    tolerance: float = TOLERANCE,
 ) -> np.ndarray:
     """Solve the symmetric positive definite system by conjugate gradients, Jacobi-scaled."""
     scale = sparse.diags(1 / np.maximum(matrix.diagonal(), 1e-12))
     start = np.full(len(right), image[~hole].mean() if (~hole).any() else 0.0)
-    values, _ = linalg.cg(matrix, right, x0=start, rtol=TOLERANCE, maxiter=4000, M=scale)
+    values, _ = linalg.cg(matrix, right, x0=start, rtol=tolerance, maxiter=4000, M=scale)
     result = image.copy()
     result[hole] = values
     return result

@@ -47,7 +47,7 @@ class Frame:
         """Carry (C, X, Y, Z) data of the native grid into the box."""
         assert data.shape[1:] == self.native_shape
         channels = [orientations.apply_orientation(c, self.orientation) for c in data]
-        boxed = np.stack([_crop_or_pad(c, self.start, self.extent, fill) for c in channels])
+        boxed = np.stack([crop_or_pad(c, self.start, self.extent, fill) for c in channels])
         if self.ratio == (1.0, 1.0, 1.0):
             return boxed
         return _resample(boxed, self.shape, self.ratio, fill=fill, nearest=nearest)
@@ -62,7 +62,7 @@ class Frame:
         inverse = orientations.ornt_transform(RAS, self.orientation)
         return np.stack(
             [
-                orientations.apply_orientation(_crop_or_pad(c, start, shape, fill), inverse)
+                orientations.apply_orientation(crop_or_pad(c, start, shape, fill), inverse)
                 for c in data
             ]
         )
@@ -205,9 +205,10 @@ def _triple(values: np.ndarray) -> tuple[int, int, int]:
     return int(values[0]), int(values[1]), int(values[2])
 
 
-def _crop_or_pad(
+def crop_or_pad(
     data: np.ndarray, start: tuple[int, ...], extent: tuple[int, ...], fill: float
 ) -> np.ndarray:
+    """Return the box that begins at `start`; where it sticks out of (x, y, z) data is `fill`."""
     result = np.full(extent, fill, data.dtype)
     here = tuple(
         slice(max(-s, 0), min(n - s, e)) for s, e, n in zip(start, extent, data.shape, strict=True)

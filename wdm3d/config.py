@@ -10,15 +10,18 @@ from synth.errors import SynthError
 from synth.training_config import TrainConfig
 
 BANDS = 8  # of one wavelet level
+INPUT_SCALE = 0.35  # of the bands of what is shown (guided mode): about unit size then
+GATES = 4 * 3  # weights of four fills, each for three scales of detail (guided mode)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
     """One wavelet diffusion model: what it sees, how large it is, how it is trained."""
 
-    mode: Literal["default", "always_known_healthy", "context", "contrast"] = "context"
+    mode: Literal["default", "always_known_healthy", "context", "guided", "contrast"] = "context"
     """What the network is told of the known tissue: nothing but what is noised (default), the
-    tissue itself around a noisy hole (always_known_healthy), or all of it as inputs (context).
+    tissue itself around a noisy hole (always_known_healthy), all of it as inputs (context), or
+    these and what a registered template and the mirror image say of the hole (guided).
     contrast is a converted cWDM, which draws a missing contrast from three others: it is read and
     can be called, but fills no hole."""
     modalities: tuple[str, ...] = ("t1n",)
@@ -75,7 +78,13 @@ class Config:
     """Cases whose own mask-healthy is the hole in training: those that `synth masks` made, or all
     that have one; in the others a mask is placed anew each time."""
     augment: bool = True
-    """Flip left-right, vary gamma and bias field."""
+    """Flip, vary intensities and, but in guided mode, the bias field."""
+    heads: int = 0
+    """Train on so many heads that are drawn, not on a cohort (guided mode)."""
+    exclude: tuple[str, ...] = ()
+    """Anatomies not to draw heads from, e.g. colin27, to be judged on them."""
+    holes: int = 12
+    """Holes that are placed in each brain (guided mode): they are made once and kept."""
 
     def __post_init__(self) -> None:
         if self.wavelet_levels not in (1, 2):
@@ -115,15 +124,18 @@ class Config:
             "always_known_healthy": self.bands_each,
             # known image, two fills, the mirror image: each contrast; three masks; coordinates
             "context": self.bands_each * (4 * count + 3) + 3,
+            # known image and four fills: each contrast; two masks, two shares
+            "guided": self.bands_each * (5 * count + 4),
             "contrast": self.bands_each * 3,
         }[self.mode]
 
     def unet(self) -> UNetConfig:
         """Return the U-Net this configuration describes."""
         atlas = self.bands if self.has_atlas else 0
+        gates = GATES * len(self.modalities) if self.mode == "guided" else 0
         return UNetConfig(
             in_channels=self.bands + self.condition_channels + atlas,
-            out_channels=self.bands,
+            out_channels=self.bands + gates,
             width=self.width,
             multipliers=self.multipliers,
             blocks_per_level=self.blocks_per_level,
@@ -148,6 +160,11 @@ PRESETS: dict[str, Config] = {
         width=96,
         multipliers=(1, 1, 2, 2, 3),
     ),
+    # for heads that `--heads` draws, and for any scan: 1 mm, any contrast
+    "heads": Config(
+        mode="guided", crop=64, wavelet_levels=2, width=64, multipliers=(1, 1, 2), groups=8,
+        lr=6e-4, weight_decay=0.01, ssim=0.3, terminal_share=0.65, schedule="linear",
+    ),
     "tiny": Config(
         spacing_mm=2.8, crop=32, width=32, multipliers=(1, 2, 3), groups=8, atlas=32, lr=1e-3
     ),
@@ -158,6 +175,9 @@ TRAINING: dict[str, TrainConfig] = {
                            warmup_steps=1000, decay="cosine"),
     "fast": TrainConfig(steps=200_000, batch_size=4, precision="bf16", ema_decay=0.9999,
                         warmup_steps=1000, decay="cosine"),
+    "heads": TrainConfig(steps=3000, batch_size=4, precision="bf16", ema_decay=0.998,
+                         warmup_steps=60, decay="cosine", validate_every=250, save_every=100,
+                         preview_every=500),
     "tiny": TrainConfig(steps=4000, batch_size=8, ema_decay=0.998, warmup_steps=100,
                         decay="cosine", validate_every=250, save_every=250, preview_every=1000),
 }  # fmt: skip

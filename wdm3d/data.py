@@ -79,8 +79,12 @@ class InpaintingData:
     def prepared(self, index: int) -> Arrays:
         """Return a case's arrays in the model's frame: image, brain, unhealthy, healthy, axis."""
         case = self.cases[index]
-        recipe = fingerprint(case.files) + repr((self.config.spacing_mm, self.config.modalities))
-        return self.cache.get(case.id, recipe, lambda: self._prepare(case))
+        return self.cache.get(case.id, self.recipe_of(index), lambda: self._prepare(case))
+
+    def recipe_of(self, index: int) -> str:
+        """Return text that changes whenever a case's prepared arrays do."""
+        files = self.cases[index].files
+        return fingerprint(files) + repr((self.config.spacing_mm, self.config.modalities))
 
     def _prepare(self, case: Case) -> Arrays:
         image = load_images(case, self.config.modalities)

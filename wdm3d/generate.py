@@ -31,6 +31,7 @@ from synth.wavelet import any_in_block
 from wdm3d.air import AIR, beyond, emptied, grounded
 from wdm3d.boxes import Box, add, box_around, crop, regions, tiles
 from wdm3d.config import Config
+from wdm3d.guides import guides_of
 from wdm3d.modes import Batch, Mode, mode_of
 from wdm3d.plan import Plan
 from wdm3d.recipe import schedule_of
@@ -94,7 +95,7 @@ def inpaint(
         divisor=2,
         spacing_mm=config.spacing_mm,
     )
-    scene, brain = _scene(prepared, known)
+    scene, brain = _scene(prepared, known, config)
     painter = Painter(loaded, plan or Plan(), seed, name)
     painted, spread = painter.paint(scene)
     painted[:, beyond(brain, scene.hole, scene.axis_sum, config.spacing_mm)] = BACKGROUND
@@ -122,7 +123,7 @@ def load(path: str | Path, device: str = "cpu") -> checkpoint.Checkpoint:
     return loaded
 
 
-def _scene(prepared: Prepared, known: np.ndarray) -> tuple[Scene, np.ndarray]:
+def _scene(prepared: Prepared, known: np.ndarray, config: Config) -> tuple[Scene, np.ndarray]:
     """Return the scene and the known brain, both in the model's frame."""
     frame = prepared.frame
     hole = ~frame.bring(known[None], fill=True, nearest=True)[0]
@@ -134,6 +135,9 @@ def _scene(prepared: Prepared, known: np.ndarray) -> tuple[Scene, np.ndarray]:
         axis_sum=mirror_axis(prepared.data[0], ~hole),
         centre=centre,
         reach=reach,
+        guides=guides_of((prepared.data + 1) / 2, hole, config.spacing_mm)
+        if config.mode == "guided"
+        else None,
     )
     return scene, brain
 

@@ -1,4 +1,4 @@
-"""The three ways to tell the network what is known: one small strategy object each.
+"""The ways to tell the network what is known: one small strategy object each.
 
 A mode says what is diffused (the *state*, in wavelet bands), what the network is shown beside it,
 and how an image comes back. Training and sampling use the same object, so they cannot differ.
@@ -15,7 +15,7 @@ from torch import Tensor
 
 from synth.errors import SynthError
 from synth.wavelet import dwt3, idwt3
-from wdm3d.config import Config
+from wdm3d.config import INPUT_SCALE, Config
 
 Batch = dict[str, Tensor]
 
@@ -51,7 +51,12 @@ def mode_of(config: Config) -> Mode:
             "this model draws a missing contrast from three others and fills no hole",
             hint="inpainting needs a model of another mode; `synth info` shows it",
         )
-    kinds = {"default": Default, "always_known_healthy": AlwaysKnownHealthy, "context": Context}
+    kinds = {
+        "default": Default,
+        "always_known_healthy": AlwaysKnownHealthy,
+        "context": Context,
+        "guided": Guided,
+    }
     return kinds[config.mode](config)
 
 
@@ -178,3 +183,20 @@ class Context:
     def base(self, batch: Batch) -> Tensor:
         """The fill the residual stands on: the mirror image bent onto the rim."""
         return batch["fills"][:, : len(self.config.modalities)]
+
+
+@dataclass(frozen=True)
+class Guided(Context):
+    """As context, with a registered template among the fills and their mean as the base."""
+
+    def inputs(self, x_t: Tensor, alpha: Tensor, batch: Batch) -> Tensor:
+        """Noisy residual; known image and fills; where each may be trusted, and the holes."""
+        del alpha
+        masks = [2 * batch[n] - 1 for n in ("reflected", "template_brain", "roi", "hole")]
+        shown = torch.cat([batch["known"], batch["fills"], *masks], dim=1)
+        return torch.cat([x_t, INPUT_SCALE * analyse(shown, self.config)], dim=1)
+
+    def base(self, batch: Batch) -> Tensor:
+        """The mean of template, mirror image and biharmonic fill."""
+        count = len(self.config.modalities)
+        return batch["fills"][:, : 3 * count].unflatten(1, (3, count)).mean(dim=1)

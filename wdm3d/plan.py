@@ -33,5 +33,5 @@ class Plan:
 
     def suited_to(self, config: Config) -> Plan:
         """Return the plan with its estimate chosen."""
-        fitting = "mean" if config.mode == "context" else "sample"
+        fitting = "mean" if config.mode in ("context", "guided") else "sample"
         return replace(self, estimate=self.estimate or fitting)

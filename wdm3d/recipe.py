@@ -15,14 +15,19 @@ from torch.optim import AdamW, Optimizer
 from synth.case import Case
 from synth.dataset import ArrayCache
 from synth.diffusion import Schedule, alpha_sigma
+from synth.loop.data_order import Items
 from synth.metrics import inpainting_metrics
 from synth.similarity import ssim_map
 from synth.volume import Volume
 from wdm3d.config import Config
 from wdm3d.data import InpaintingData
+from wdm3d.guided_data import CohortBrains, DrawnHeads, GuidedData
 from wdm3d.modes import Batch, analyse, low_scale, mode_of, synthesise
 from wdm3d.network import AtlasUNet, build
 from wdm3d.scene import brain_frame
+
+VALIDATION_HEADS = 8
+UNSEEN = 900_000  # heads from this number on are drawn for validation only
 
 
 def schedule_of(config: Config) -> Schedule:
@@ -95,14 +100,14 @@ class Recipe:
     def _dissimilarity(self, error: Tensor, batch: Batch, size: Tensor) -> Tensor:
         """1 - SSIM inside the hole, of images scaled to [0, 1]."""
         roi, scale = batch["roi"], self.config.residual_scale
-        units = scale if self.config.mode == "context" else 1.0
+        units = scale if self.config.mode in ("context", "guided") else 1.0
         truth = (batch["truth"] + 1) / 2
         unlike = 1 - ssim_map(truth + error * roi * (units / 2), truth)
         return ((unlike * roi).flatten(1).sum(1) / size).mean()
 
     def _image_error(self, answer: Tensor, batch: Batch) -> Tensor:
         """Predicted − true voxels, in units of the state."""
-        if self.config.mode == "context":
+        if self.config.mode in ("context", "guided"):
             return synthesise(answer - self.mode.state(batch["truth"], batch), self.config)
         return synthesise(answer / low_scale(self.config, answer), self.config) - batch["truth"]
 
@@ -141,13 +146,38 @@ class Recipe:
 
 def assemble(
     config: Config, training: Sequence[Case], held_out: Sequence[Case], *, cache: Path
-) -> tuple[Recipe, InpaintingData, InpaintingData | None]:
+) -> tuple[Recipe, Items, Items | None]:
     """Return (recipe, training items, validation items) for the loop."""
+    if config.mode == "guided":
+        return _guided(config, training, held_out, ArrayCache(cache))
     items = InpaintingData(training, config, cache=ArrayCache(cache))
-    judged = [c for c in held_out if "healthy" in c.files]
-    judged = [c for c in judged if not c.is_made] or judged  # real masks are what counts
+    judged = _judged(held_out)
     validation = InpaintingData(judged, config, cache=ArrayCache(cache), fixed=True)
     return Recipe(config, atlas=mean_brain(items)), items, validation if judged else None
+
+
+def _guided(
+    config: Config, training: Sequence[Case], held_out: Sequence[Case], cache: ArrayCache
+) -> tuple[Recipe, Items, Items | None]:
+    if config.heads:
+        known = DrawnHeads(config.heads, exclude=config.exclude)
+        unseen = DrawnHeads(VALIDATION_HEADS, first=UNSEEN, exclude=config.exclude)
+        items = GuidedData(known, config, cache=cache)
+        validation = GuidedData(unseen, config, cache=cache, fixed=True)
+        items.prepare()
+        validation.prepare()
+        return Recipe(config), items, validation
+    cohort = CohortBrains(InpaintingData(training, config, cache=cache, pool=[np.ones((1, 1, 1))]))
+    items = GuidedData(cohort, config, cache=cache)
+    judged = InpaintingData(_judged(held_out), config, cache=cache, fixed=True)
+    validation = GuidedData(CohortBrains(judged), config, cache=cache, fixed=True)
+    return Recipe(config), items, validation if len(judged) else None
+
+
+def _judged(held_out: Sequence[Case]) -> list[Case]:
+    """Return the cases with a known hole; real masks are what counts, if there are any."""
+    judged = [c for c in held_out if "healthy" in c.files]
+    return [c for c in judged if not c.is_made] or judged
 
 
 def mean_brain(items: InpaintingData) -> Tensor | None:

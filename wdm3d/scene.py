@@ -15,6 +15,7 @@ from synth.dataset import Arrays
 from synth.fill import harmonic, mirror_rim_fill, reflect
 from wdm3d.boxes import Box, crop
 from wdm3d.config import Config
+from wdm3d.guides import FILLS, Guides
 
 BACKGROUND = -1.0
 
@@ -33,6 +34,8 @@ class Scene:
     """(3,) middle of the brain's bounding box, in voxels."""
     reach: np.ndarray
     """(3,) half of the box's edges."""
+    guides: Guides | None = None
+    """What a template and the mirror image say (guided mode)."""
 
 
 def brain_frame(brain: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -48,7 +51,8 @@ def view(scene: Scene, region: np.ndarray, box: Box, config: Config) -> Arrays:
 
     known (C, …) has background in the hole; roi and hole are (1, …); in context mode `fills` is
     (3C, …): rim-corrected mirror, harmonic, mirror image; `reflected` (1, …) says where the other
-    hemisphere is known, and `places` (3, …/2^L) are brain coordinates of the wavelet grid.
+    hemisphere is known, and `places` (3, …/2^L) are brain coordinates of the wavelet grid. In
+    guided mode `fills` is (4C, …), in the order of `guides.FILLS`, beside the guides' two shares.
     """
     known = np.where(scene.hole, np.float32(BACKGROUND), scene.image)
     arrays = {
@@ -56,6 +60,11 @@ def view(scene: Scene, region: np.ndarray, box: Box, config: Config) -> Arrays:
         "roi": crop(region[None].astype(np.float32), box, 0),
         "hole": crop(scene.hole[None].astype(np.float32), box, 0),
     }
+    if config.mode == "guided":
+        assert scene.guides is not None, "guided mode wants guides"
+        found = scene.guides.fills(region, box)
+        arrays["fills"] = np.concatenate([2 * found.pop(name) - 1 for name in FILLS])
+        arrays |= found
     if config.mode == "context":
         fills = [_fills(channel, scene, region) for channel in known]
         together = np.concatenate([np.stack(kind) for kind in zip(*fills, strict=True)])

@@ -17,7 +17,7 @@ from synth.training_config import TrainConfig
 def train(
     family: str,
     *,
-    data: Path,
+    data: Path | None = None,
     out: Path | None = None,
     resume: Path | None = None,
     preset: str = "tiny",
@@ -32,7 +32,7 @@ def train(
 
     Args:
         family: label_gan, wdm3d, ddpm_lora or segmentation.
-        data: folder with cases in any BraTS naming.
+        data: folder with cases in any BraTS naming; not needed where --heads draws them (wdm3d).
         out: folder of the run: last/, best/, metrics.jsonl, TensorBoard events.
         resume: in place of out: the folder of a run, which must be there, to go on with.
         preset: named settings of the family; flags below override single ones.
@@ -45,7 +45,12 @@ def train(
     """
     folder = _run_folder(out, resume)
     preset, config, loop = resolved(family, preset, settings)
-    training, held_out = _cases(data, split, fold, scheme, validation_share, loop.seed)
+    if getattr(config, "heads", 0):
+        training, held_out = [], []
+    elif data is None:
+        raise SynthError("train needs --data", hint="a folder of cases")
+    else:
+        training, held_out = _cases(data, split, fold, scheme, validation_share, loop.seed)
 
     import torch
 
@@ -64,7 +69,7 @@ def train(
         "config": config,
         "data_hash": data_hash([*training, *held_out]),
         "patients": patient_marks(training),
-        "command": _told(family, preset, settings, split, fold, validation_share),
+        "command": _told(family, preset, settings, split, fold, validation_share, data),
     }
     require_begun_alike(folder, describe)
     if device != "auto":  # auto is left to Accelerate, which deals devices to processes
@@ -73,7 +78,8 @@ def train(
     recipe, items, validation = families.room(family, "recipe").assemble(
         config, training, held_out, cache=folder / "cache"
     )
-    print(f"{family}/{preset}: {len(training)} cases, {len(held_out)} held out → {folder}")
+    counts = f"{len(training)} cases, {len(held_out)} held out" if training else "drawn heads"
+    print(f"{family}/{preset}: {counts} → {folder}")
     summary = run(
         recipe,
         items,
@@ -96,14 +102,16 @@ def _told(
     split: Path | None,
     fold: int | None,
     share: float,
+    data: Path | None,
 ) -> str:
     """Return the command for the model card: what was asked for, without anybody's folders."""
-    words = [f"synth train {family} --data DATA"]
+    words = [f"synth train {family}"] + (["--data DATA"] if data is not None else [])
     if not settings.get("lora_from"):  # whose settings stand in for a preset
         words.append(f"--preset {preset}")
     if split is not None:
         words.append("--split SPLIT")
-    words.append(f"--validation-share {share}" if fold is None else f"--fold {fold}")
+    if data is not None:
+        words.append(f"--validation-share {share}" if fold is None else f"--fold {fold}")
     for name, value in settings.items():
         if value is None or name in {"max_seconds", "workers"}:
             continue

@@ -1,0 +1,164 @@
+"""Guides: what a template and the other hemisphere say of a hole, and the fills made of them.
+
+A template (MNI152) and the brain's own mirror image are registered to what is known of the brain.
+Near a hole, the template's tissue is fitted to the scan's intensities by least squares, so any
+contrast will do; both guesses are then shifted smoothly so that they meet the hole's rim.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import ndimage
+
+from synth.fill import FACES, biharmonic, harmonic
+from synth.heads import SPACING_MM, Anatomy, template
+from synth.registration import register
+from wdm3d.boxes import Box, crop
+
+FILLS = ("template", "mirror", "biharmonic", "harmonic")
+"""In the order the network is shown them; the first three make the base it starts from."""
+MARGIN_MM = 26.0  # tissue around a hole that its fills are made from
+REACH_MM = 10.0  # how fast the say of known tissue falls with its distance from the hole
+TOLERANCE = 1e-3  # of the biharmonic solver: the network sees no difference, and half the time
+TISSUE_LEVEL = 0.8  # registration sees the median of known tissue here
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Guides:
+    """A brain with a hole, and its guides on the same grid; intensities from 0, air, to about 1."""
+
+    known: np.ndarray
+    """(C, x, y, z) float32, 0 in the hole."""
+    hole: np.ndarray
+    """(x, y, z) bool, all that is unknown."""
+    template: np.ndarray
+    """(4, x, y, z) float32: T1, grey, white, and how surely there is brain."""
+    mirrored: np.ndarray
+    """(C, x, y, z) float32, the other hemisphere."""
+    mirror_known: np.ndarray
+    """(x, y, z) bool, where that is known."""
+    spacing_mm: float
+
+    def fills(self, region: np.ndarray, box: Box) -> dict[str, np.ndarray]:
+        """Return each fill (C, …) of a region of the hole, cropped to a box, and the two shares.
+
+        template_brain (1, …): how surely the template has brain; reflected (1, …): where the other
+        hemisphere is known.
+        """
+        around = _around(region, MARGIN_MM / self.spacing_mm)
+        solved = [self._fill_channel(c, region[around], around) for c in range(len(self.known))]
+        parts = {name: np.stack([s[name] for s in solved]) for name in FILLS}
+        result = {}
+        for name in FILLS:
+            whole = np.where(self.hole, np.float32(0), self.known)
+            whole[(slice(None), *around)] = parts[name]
+            result[name] = crop(whole, box, 0)
+        result["template_brain"] = crop(np.clip(self.template[3:], 0, 1), box, 0)
+        result["reflected"] = crop(self.mirror_known[None].astype(np.float32), box, 0)
+        return result
+
+    def _fill_channel(self, channel: int, region: np.ndarray, box: Box) -> Mapping[str, np.ndarray]:
+        hole = self.hole[box]
+        known = np.where(hole, np.float32(0), self.known[channel][box])
+        fitted = self._fitted_template(known, region, box)
+        reflected = np.where(self.mirror_known[box], self.mirrored[channel][box], fitted)
+        # Another hole beside this one says nothing of the rim.
+        blind = ndimage.binary_dilation(hole & ~region, FACES)
+        return {
+            "template": to_rim(fitted, known, region, blind),
+            "mirror": to_rim(reflected, known, region, blind),
+            "biharmonic": biharmonic(known, region, TOLERANCE),
+            "harmonic": harmonic(known, region),
+        }
+
+    def _fitted_template(self, known: np.ndarray, region: np.ndarray, box: Box) -> np.ndarray:
+        """Return the template in the scan's intensities, as the tissue around the region has them."""
+        template = self.template[(slice(None), *box)]
+        features = np.stack([*template, np.ones_like(known)], axis=-1)
+        distance = ndimage.distance_transform_edt(~region) * self.spacing_mm
+        inside = (known > 0) | (template[3] > 0.5)
+        seen = ~self.hole[box] & (distance < MARGIN_MM - 1) & inside
+        weight = np.exp(-distance[seen] / REACH_MM)
+        weighted = features[seen] * weight[:, None]
+        ridge = 1e-5 * len(weight) * np.square(weight).mean() * np.eye(features.shape[-1])
+        normal = weighted.T @ weighted + ridge
+        found = np.linalg.solve(normal, weighted.T @ (known[seen] * weight))
+        return np.maximum(features @ found, 0).astype(np.float32)
+
+
+def guides_of(image: np.ndarray, hole: np.ndarray, spacing_mm: float) -> Guides:
+    """Register the template and the mirror image to the known part of a brain.
+
+    Args:
+        image: (C, x, y, z) from 0, air, to about 1; RAS, the brain about the middle.
+        hole: (x, y, z) bool; the image is not read there.
+        spacing_mm: edge of a voxel.
+    """
+    known = np.where(hole, np.float32(0), image).astype(np.float32)
+    level = np.array([np.median(c[c > 0]) if (c > 0).any() else 1 for c in known])
+    scaled = known * (TISSUE_LEVEL / level).reshape(-1, 1, 1, 1).astype(np.float32)
+    anatomy = _template_at(spacing_mm)
+    channels = np.stack([anatomy.t1, anatomy.tissue[1], anatomy.tissue[2], anatomy.tissue.sum(0)])
+    channels = centred(channels, hole.shape)
+    found = register(scaled, channels[:1], ~hole, spacing_mm=spacing_mm)
+    mirror = register(scaled, scaled[:, ::-1], ~hole, spacing_mm=spacing_mm)
+    share = mirror.look_up((~hole[None, ::-1]).astype(np.float32))[0]
+    return Guides(
+        known=known,
+        hole=hole,
+        template=found.look_up(channels),
+        mirrored=mirror.look_up(known[:, ::-1]),
+        mirror_known=share > 0.99,
+        spacing_mm=spacing_mm,
+    )
+
+
+def to_rim(
+    guess: np.ndarray, known: np.ndarray, region: np.ndarray, blind: np.ndarray
+) -> np.ndarray:
+    """Return known with the guess in the region, shifted harmonically so that it meets the rim.
+
+    Args:
+        guess: (x, y, z).
+        known: (x, y, z).
+        region: (x, y, z) bool.
+        blind: (x, y, z) bool, rim voxels that say nothing.
+    """
+    rim = ndimage.binary_dilation(region, FACES) & ~region
+    if not (rim & ~blind).any():
+        return np.where(region, guess, known)
+    offset = np.where(rim & ~blind, known - guess, 0).astype(np.float32)
+    return np.where(region, guess + harmonic(offset, region | (rim & blind)), known)
+
+
+def centred(data: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """Return (C, …) data in the middle of another shape, cut or padded with 0."""
+    starts = [(n - m) // 2 for n, m in zip(data.shape[1:], shape, strict=True)]
+    box = tuple(slice(a, a + m) for a, m in zip(starts, shape, strict=True))
+    return crop(data, box, 0)
+
+
+@functools.cache
+def _template_at(spacing_mm: float) -> Anatomy:
+    """Return nilearn's MNI152, cropped to its brain, at a spacing."""
+    whole = template()
+    (box,) = ndimage.find_objects((whole.t1 > 0).astype(np.uint8))
+    t1, tissue = whole.t1[box], whole.tissue[(slice(None), *box)]
+    if spacing_mm != SPACING_MM:
+        zoom = SPACING_MM / spacing_mm
+        t1 = ndimage.zoom(t1, zoom, order=1)
+        tissue = np.stack([ndimage.zoom(share, zoom, order=1) for share in tissue])
+    return Anatomy(name=whole.name, t1=t1, tissue=tissue)
+
+
+def _around(region: np.ndarray, margin: float) -> Box:
+    (inner,) = ndimage.find_objects(region.astype(np.uint8))
+    wide = int(np.ceil(margin))
+    return tuple(
+        slice(max(s.start - wide, 0), min(s.stop + wide, n))
+        for s, n in zip(inner, region.shape, strict=True)
+    )
