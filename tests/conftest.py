@@ -15,7 +15,7 @@ from synth.volume import Volume
 
 torch.set_num_threads(1)  # small tensors: a second thread only waits (and xdist has the other core)
 LPS = np.array([[-1.0, 0, 0, 0], [0, -1, 0, 23], [0, 0, 1, 0], [0, 0, 0, 1]])
-FIXTURES = Path(__file__).parents[2] / "shared" / "fixtures"
+FIXTURES = Path(__file__).parent / "golden" / "public"
 
 
 @pytest.fixture(autouse=True)

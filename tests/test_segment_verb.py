@@ -354,10 +354,11 @@ def test_what_was_made_otherwise_is_not_taken_for_done(
     words = ["segment", str(data), "-o", str(out), "--models", str(model)]
     assert main(words) == 0
     before = made(out)
-    assert main([*words, "--device", "cpu", "--weights", "3"]) != 1
-    capsys.readouterr()
+    assert main([*words, "--device", "cpu"]) == 0
+    assert "0 made, 2 already there" in capsys.readouterr().err
     for more, told in (
         (["--tta"], "was made with tta = False, not True"),
+        (["--weights", "3"], "was made with weights = [[1.0, 1.0, 1.0]], not [[3.0, 3.0, 3.0]]"),
         (["--thresholds", "0.6"], "was made with rules"),
         (["--scheme", "brats2021"], "was made with scheme = brats2023, not brats2021"),
     ):

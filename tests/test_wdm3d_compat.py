@@ -21,8 +21,6 @@ NAMES = ("wdm_unet_128_default", "wdm_unet_256_always_known_healthy")
 
 def fixture(name: str) -> dict:
     path = FIXTURES / f"{name}.json"
-    if not path.exists():
-        pytest.skip("the golden outputs of the public networks are not beside this checkout")
     return json.loads(path.read_text())
 
 
