@@ -12,18 +12,19 @@ import torch
 from torch import nn
 from torch.utils.data import default_collate
 
+from ddpm_lora.assemble import assemble
 from ddpm_lora.conditioning import planes_of, unlabelled
 from ddpm_lora.config import Config
 from ddpm_lora.data import SynthesisData
 from ddpm_lora.network import build, denoiser, schedule_of
-from ddpm_lora.recipe import LEAST_NOISE, Recipe, assemble, head_of, measure
-from ddpm_lora.spaces import space_of
-from synth import checkpoint
-from synth.case import MODALITIES, discover
+from ddpm_lora.recipe import LEAST_NOISE, Recipe, head_of, measure
+from ddpm_lora.state_space import space_of
+from synth.base.errors import SynthError
+from synth.checkpoints import checkpoint
 from synth.cli import main
-from synth.diffusion import coefficients, q_sample, target
-from synth.errors import SynthError
-from synth.sampling import levels
+from synth.data.case import MODALITIES, discover
+from synth.diffusion.sampling import levels
+from synth.diffusion.schedule import coefficients, q_sample, target
 from tests.conftest import write_case
 
 SMALL = Config(

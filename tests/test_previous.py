@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from synth import checkpoint
+from synth.checkpoints import checkpoint
 from synth.cli import main
-from synth.split import read_split
+from synth.data.split import read_split
 from tests.golden.record import PREVIOUS
 
 RUNS = {"label_gan": "label_gan", "wdm3d": "wdm3d", "ddpm_lora": "ddpm_lora",

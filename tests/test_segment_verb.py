@@ -16,22 +16,21 @@ import torch
 from nibabel.processing import resample_from_to
 from torch import Tensor, nn
 
+import segmentation.inference.write_segmentations as written_module
 import segmentation.network
-import segmentation.written as written_module
 from segmentation.config import REGIONS, Config
 from segmentation.data import prepared
-from segmentation.postprocess import Postprocessing
+from segmentation.inference.postprocess import Postprocessing
+from segmentation.inference.segment import Plan, load, scans_of, segment
 from segmentation.predict import probabilities
-from segmentation.segment import Plan, load, scans_of, segment
-from synth import checkpoint
-from synth.case import MODALITIES, Case, discover, region
+from synth.base.files import file_hash, read_json
+from synth.checkpoints import checkpoint
 from synth.cli import function, main
 from synth.cli.parser import build
-from synth.config import read_json
-from synth.manifest import file_hash
-from synth.picture import montage
-from synth.split import Entry, Split, write_split
-from synth.volume import Volume
+from synth.data.case import MODALITIES, Case, discover, region
+from synth.data.split import Entry, Split, write_split
+from synth.data.volume import Volume
+from synth.pictures.montage import montage
 from tests import spoil
 from tests.conftest import brain, rotation, write_case
 from tests.test_run_sh import checkout, parser_of, run, verbs  # noqa: F401 (checkout is a fixture)

@@ -10,9 +10,9 @@ import pytest
 import torch
 import torch.nn.functional as F  # noqa: N812
 
-from synth.architecture import UNetConfig
-from synth.errors import SynthError
-from synth.unet import Attention, UNet, timestep_embedding
+from synth.base.errors import SynthError
+from synth.diffusion.unet import Attention, UNet, timestep_embedding
+from synth.diffusion.unet_config import UNetConfig
 
 FIXTURES = Path(__file__).parent / "golden" / "public"
 WDM = UNetConfig()

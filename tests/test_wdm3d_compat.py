@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from synth import checkpoint
+from synth.base.errors import SynthError
+from synth.checkpoints import checkpoint
 from synth.cli import main
-from synth.errors import SynthError
 from tests.conftest import FIXTURES
 from wdm3d import compat
 from wdm3d.modes import mode_of

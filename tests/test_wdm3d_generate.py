@@ -16,11 +16,11 @@ from scipy import ndimage
 from torch import nn
 
 import wdm3d
-from synth import checkpoint
-from synth.checkpoint import Checkpoint
+from synth.base.errors import SynthError
+from synth.checkpoints import checkpoint
+from synth.checkpoints.checkpoint import Checkpoint
 from synth.cli import main
-from synth.errors import SynthError
-from synth.volume import Volume
+from synth.data.volume import Volume
 from tests import spoil
 from tests.conftest import LPS, ball, brain, rotation, write_case
 from wdm3d.boxes import add, tiles

@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from synth.architecture import UNetConfig
-from synth.errors import SynthError
-from synth.training_config import TrainConfig
+from synth.base.errors import SynthError
+from synth.diffusion.unet_config import UNetConfig
+from synth.training.config import TrainConfig
 
 BANDS = 8  # of one wavelet level
 
