@@ -25,18 +25,18 @@ import numpy as np
 
 from benchmarks.wdm3d import table
 from ddpm_lora.generate import Plan, load
-from ddpm_lora.made import Maker, make
-from ddpm_lora.offspring import Pedigree
-from synth import log
-from synth.case import Case, discover
-from synth.config import read_json, write_json
-from synth.devices import pick
-from synth.split import read_split
-from synth.synthesis_case import common_spacing_mm, load_scans
-from synth.synthesis_description import Description, describe
-from synth.synthesis_features import RandomConvolutions
-from synth.synthesis_jury import Jury
-from synth.synthesis_segmenter import Segmenter
+from ddpm_lora.provenance import Pedigree
+from ddpm_lora.write_samples import Maker, make
+from synth.base.devices import pick
+from synth.base.files import read_json, write_json
+from synth.data.case import Case, discover
+from synth.data.split import read_split
+from synth.evaluate.scans.features import Description, describe
+from synth.evaluate.scans.random_features import RandomConvolutions
+from synth.evaluate.scans.reference import Jury
+from synth.evaluate.scans.scan_case import common_spacing_mm, load_scans
+from synth.evaluate.scans.segmenter import Segmenter
+from synth.training import log
 
 CALLS = (5, 10, 20, 50, 250)
 SAMPLERS = ("ddpm", "ddim", "dpmpp_2m")

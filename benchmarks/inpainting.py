@@ -20,15 +20,15 @@ from scipy import ndimage
 from torch import Tensor
 from torch.utils.data import default_collate
 
-from synth import checkpoint
-from synth.config import write_json
-from synth.diffusion import Denoiser, alpha_sigma
-from synth.metrics import inpainting_metrics
-from synth.picture import montage
-from synth.sampling import ddim, ddpm, dpmpp_2m, levels, noise_like, noised, with_known
-from synth.seeding import generator
-from synth.split import read_split
-from synth.wavelet import any_in_block
+from synth.base.files import write_json
+from synth.base.seeding import generator
+from synth.checkpoints import checkpoint
+from synth.data.split import read_split
+from synth.diffusion.sampling import ddim, ddpm, dpmpp_2m, levels, noise_like, noised, with_known
+from synth.diffusion.schedule import Denoiser, alpha_sigma
+from synth.diffusion.wavelet import any_in_block
+from synth.metrics.image import inpainting_metrics
+from synth.pictures.montage import montage
 from wdm3d.data import InpaintingData
 from wdm3d.generate import load
 from wdm3d.modes import Batch, mode_of

@@ -19,24 +19,23 @@ import torch
 from scipy import ndimage
 from scipy.spatial.transform import Rotation
 
-from label_gan import sizes
+from label_gan import lesion_size
 from label_gan.config import Config
 from label_gan.data import LesionData
+from label_gan.distance_maps import levels_of
 from label_gan.generate import draw, load
-from label_gan.levels import levels_of
 from label_gan.shape import Shape, signed_distance
-from synth.case import Case
-from synth.checkpoint import Checkpoint
-from synth.config import write_json
-from synth.errors import SynthError
-from synth.judge_masks import draw_page
-from synth.mask_files import Mask, find_masks, on_spacing
-from synth.mask_jury import Jury, Verdict, sets_table
-from synth.scoreboard import markdown_table, plain_table
-from synth.seeding import generator
-from synth.shape_features import regions_of
-from synth.split import read_split
-from synth.volume import atomic_path
+from synth.base.errors import SynthError
+from synth.base.files import atomic_path, write_json
+from synth.base.seeding import generator
+from synth.checkpoints.checkpoint import Checkpoint
+from synth.data.case import Case
+from synth.data.split import read_split
+from synth.evaluate.mask_files import Mask, find_masks, on_spacing
+from synth.evaluate.mask_reference import Jury, Verdict, sets_table
+from synth.evaluate.masks import draw_page
+from synth.evaluate.tables import markdown_table, plain_table
+from synth.metrics.shape import regions_of
 
 EXPLAINED = 0.97
 """Share of the variance that the components of the PCA keep."""
@@ -74,7 +73,7 @@ def nested_raw(loaded: Checkpoint, number: int) -> bool:
     stream, network = generator(0, "raw", number), loaded.model
     size = None
     if loaded.config.architecture == "ordered":
-        size = sizes.choose(network.table, stream, None)[None]
+        size = lesion_size.choose(network.table, stream, None)[None]
     code = torch.randn(1, network.code_length, generator=stream)
     masks = levels_of(network(code, size)[0], loaded.config) < 0
     return not (masks[1:] & ~masks[:-1]).any()

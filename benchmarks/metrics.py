@@ -16,7 +16,7 @@ from collections.abc import Callable
 import numpy as np
 from scipy.ndimage import gaussian_filter
 
-from synth.metrics import METRICS, inpainting_metrics
+from synth.metrics.image import METRICS, inpainting_metrics
 
 FILLS = ("noisy", "mean", "zero")
 

@@ -15,9 +15,9 @@ import numpy as np
 import wdm3d
 from ddpm_lora.generate import Plan, draw, load
 from ddpm_lora.label_maps import read
-from synth.case import MODALITIES, Case, discover
-from synth.picture import LABEL_COLOURS, MASK_COLOURS, Overlay, display_axial, montage
-from synth.unhealthy import tumour_mask
+from synth.data.case import MODALITIES, Case, discover
+from synth.data.tumour_mask import tumour_mask
+from synth.pictures.montage import LABEL_COLOURS, MASK_COLOURS, Overlay, display_axial, montage
 
 ROWS = ("a made-up patient", "drawn for its labels", "t1n: mask, hole, filled")
 

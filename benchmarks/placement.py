@@ -17,9 +17,9 @@ from typing import Any
 
 import numpy as np
 
-from synth.phantom import make_phantom
-from synth.placement import Site, allowed, components, find, put, site, vary
-from synth.prepare import brain_mask
+from synth.data.placement import Site, allowed, components, find, put, site, vary
+from synth.data.prepare import brain_mask
+from synth.phantom.cohort import make_phantom
 
 MOST_TRIES = 5000
 

@@ -14,8 +14,8 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
-from synth.architecture import UNetConfig
-from synth.unet import UNet, timestep_embedding
+from synth.diffusion.unet import UNet, timestep_embedding
+from synth.diffusion.unet_config import UNetConfig
 
 
 class PlainBlock(nn.Module):

@@ -29,7 +29,7 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.wdm3d import autocast, seconds, table
-from segmentation import compat
+from segmentation import legacy
 from segmentation.config import CONTRASTS, PRESETS, REGIONS, Config
 from segmentation.network import build
 from segmentation.predict import probabilities, windows
@@ -52,7 +52,7 @@ def pair(size: str) -> dict[str, nn.Module]:
     """Both networks, ours with MONAI's weights."""
     torch.manual_seed(0)
     theirs = monai_net(size)
-    config, weights = compat.convert(theirs.state_dict(), "monai")
+    config, weights = legacy.convert(theirs.state_dict(), "monai")
     ours = build(config)
     ours.load_state_dict(weights)
     return {"synth": ours, "monai": theirs}
@@ -78,9 +78,9 @@ def disagreement(networks: dict[str, nn.Module], x: Tensor) -> tuple[float, floa
         seen = x.clone().requires_grad_()
         answers = list(network.train()(seen))
         kernels = {
-            compat.our_name(key): p
+            legacy.our_name(key): p
             for key, p in network.named_parameters()
-            if compat.our_name(key) in ("encoder.0.0.depthwise.weight", "up.3.depthwise.weight")
+            if legacy.our_name(key) in ("encoder.0.0.depthwise.weight", "up.3.depthwise.weight")
         }
         wanted = [seen, *[kernels[key] for key in sorted(kernels)]]
         found[name] = (answers, torch.autograd.grad(loss_of(answers), wanted))

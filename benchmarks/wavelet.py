@@ -21,7 +21,7 @@ import pywt
 import torch
 from torch import Tensor
 
-from synth.wavelet import dwt3, idwt3
+from synth.diffusion.wavelet import dwt3, idwt3
 
 SIZE, ROUNDS = 128, 25
 VOLUME_BYTES = 4 * SIZE**3

@@ -32,7 +32,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.plain_unet import PlainUNet, pair
-from synth.unet import UNet
+from synth.diffusion.unet import UNet
 from wdm3d.config import PRESETS, PUBLISHED, Config
 from wdm3d.network import build
 from wdm3d.plan import Plan

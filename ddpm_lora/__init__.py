@@ -1,4 +1,4 @@
-"""Diffusion from a label map to t1n, t1c, t2w and t2f, adapted to a new site by LoRA.
+"""Diffusion from a label map to t1n, t1c, t2w and t2f, adapted to a site by LoRA.
 
     synth train ddpm_lora --data site_a -o runs/base
     synth train ddpm_lora --data site_b -o runs/site_b --lora-from runs/base --lora-preset light
@@ -25,13 +25,13 @@ if TYPE_CHECKING:
 __all__ = ["Drawn", "LabelMap", "Plan", "draw", "load", "read"]
 
 _HOMES = {
-    "Drawn": "generate", "Plan": "generate", "draw": "generate", "load": "generate",
-    "LabelMap": "label_maps", "read": "label_maps",
-}  # fmt: skip
+    **dict.fromkeys(("Drawn", "Plan", "draw", "load"), "ddpm_lora.generate"),
+    **dict.fromkeys(("LabelMap", "read"), "ddpm_lora.label_maps"),
+}
 
 
 def __getattr__(name: str) -> Any:
     """Import a public name when it is first asked for (PEP 562): configurations need no torch."""
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
+    return getattr(importlib.import_module(_HOMES[name]), name)

@@ -1,4 +1,4 @@
-"""The mean training brain, in coordinates of a brain's own box.
+"""The mean training brain, in coordinates of a brain's box.
 
 Brains are not registered: the box around each is stretched to one cube. Ventricles, cortex and
 cerebellum then lie about where they belong, which is all that a beginning needs.

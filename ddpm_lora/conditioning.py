@@ -1,4 +1,4 @@
-"""What the network is told: which voxel is necrosis, oedema, enhancing tumour, brain, or nothing.
+"""The condition of the network: necrosis, oedema, enhancing tumour, brain per voxel.
 
 A *class map* is (X, Y, Z) uint8: 0 background, 1 NCR, 2 ED, 3 ET, 4 brain outside the tumour, the
 numbers of Med-DDPM's own files. *Planes* are its one-hot (B, 4, X, Y, Z) float form, and may
@@ -13,9 +13,9 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
 from ddpm_lora.config import CLASSES
-from synth.case import SCHEMES, region, require_scheme
-from synth.config import did_you_mean
-from synth.errors import SynthError
+from synth.base.config import did_you_mean
+from synth.base.errors import SynthError
+from synth.data.case import SCHEMES, region, require_scheme
 
 NCR, ED, ET, BRAIN = 1, 2, 3, 4
 NAMES = ("NCR", "ED", "ET", "brain")

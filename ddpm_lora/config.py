@@ -1,4 +1,4 @@
-"""Settings of the mask-conditioned family. Importing this imports no torch."""
+"""Settings of the family; imports no torch."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from synth.architecture import UNetConfig
-from synth.errors import SynthError
-from synth.training_config import TrainConfig
+from synth.base.errors import SynthError
+from synth.diffusion.unet_config import UNetConfig
+from synth.training.config import TrainConfig
 
 CONTRASTS = 4  # t1n, t1c, t2w, t2f, in this order
 CLASSES = 4  # NCR, ED, ET, brain
@@ -164,13 +164,13 @@ TRAINING: dict[str, TrainConfig] = {
 LORA_RATES = {"light": 2e-3, "full": 1e-3, "last_two": 2e-3}
 
 
-def start(given: Mapping[str, Any]) -> tuple[str, Config] | None:
+def start_from(given: Mapping[str, Any]) -> tuple[str, Config] | None:
     """Return what stands in for a preset: the base's own settings, for fine-tuning it, if asked."""
     path = given.get("lora_from")
     if not path:
         return None
-    from synth.checkpoint import read_metadata
-    from synth.config import from_dict
+    from synth.base.config import from_dict
+    from synth.checkpoints.checkpoint import read_metadata
 
     facts = read_metadata(Path(path))
     if facts["family"] != "ddpm_lora" or "base" in facts:

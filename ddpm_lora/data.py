@@ -1,7 +1,7 @@
 """Training items: four scans of a case in the model's box, and its class map.
 
-The box is cut or padded about the brain, never squeezed; every step is a `synth.prepare.Frame`,
-which knows the way back to the file's grid.
+The box is cut or padded about the brain, never squeezed; every step is a
+`synth.data.prepare.Frame`, which knows the way back to the file's grid.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from torch import Tensor
 
 from ddpm_lora.conditioning import BRAIN, class_map
 from ddpm_lora.config import Config
-from ddpm_lora.spaces import BACKGROUND
-from synth.case import MODALITIES, Case
-from synth.dataset import ArrayCache, Arrays, fingerprint
-from synth.errors import SynthError
-from synth.prepare import Frame, background_of, brain_mask, prepare
-from synth.volume import Volume
+from ddpm_lora.state_space import BACKGROUND
+from synth.base.errors import SynthError
+from synth.data.cache import ArrayCache, Arrays, fingerprint
+from synth.data.case import MODALITIES, Case
+from synth.data.prepare import Frame, background_of, brain_mask, prepare
+from synth.data.volume import Volume
 
 DIM = 0.25  # of the range, that twice the median of a brain always exceeds
 SHIFT = 2  # voxels that the box wanders in training: odd ones change the Haar phase

@@ -1,4 +1,4 @@
-"""Draw t1n, t1c, t2w and t2f for a label map, on its own grid, as a site would have scanned them.
+"""Draws four scans for a label map, on its grid, in the look of a site.
 
     loaded = load(lora=["runs/site_b"])
     scans = draw(read(case), loaded, Plan(seed=3), index=0).scans
@@ -19,21 +19,21 @@ import numpy as np
 import torch
 from scipy import ndimage
 
-from ddpm_lora import merging
 from ddpm_lora.conditioning import planes_of
 from ddpm_lora.config import CONTRASTS, Config
 from ddpm_lora.data import frame_about
 from ddpm_lora.label_maps import LabelMap
+from ddpm_lora.lora import merging
 from ddpm_lora.network import denoiser, schedule_of
-from ddpm_lora.spaces import BACKGROUND, space_of
-from synth import checkpoint
-from synth.case import MODALITIES
-from synth.checkpoint import SHIPPED, Checkpoint
-from synth.errors import SynthError
-from synth.prepare import Frame
-from synth.sampling import Step, ddim, ddpm, dpmpp_2m, dpmpp_2m_sde, levels, noise_like
-from synth.seeding import generator, mix
-from synth.volume import Volume
+from ddpm_lora.state_space import BACKGROUND, space_of
+from synth.base.errors import SynthError
+from synth.base.seeding import generator, mix
+from synth.checkpoints import checkpoint
+from synth.checkpoints.checkpoint import SHIPPED, Checkpoint
+from synth.data.case import MODALITIES
+from synth.data.prepare import Frame
+from synth.data.volume import Volume
+from synth.diffusion.sampling import Step, ddim, ddpm, dpmpp_2m, dpmpp_2m_sde, levels, noise_like
 
 Sampler = Literal["dpmpp_2m", "dpmpp_2m_sde", "ddim", "ddpm"]
 DEFAULT_MODEL = Path("weights/ddpm_lora")

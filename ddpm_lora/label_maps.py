@@ -1,4 +1,4 @@
-"""Label maps to draw scans for: found in any naming, checked, and completed with their brain.
+"""Finds label maps, checks them, and completes them with their brain.
 
 Where the brain is, is said by a given mask, by label 4 in Med-DDPM's scheme, by the file
 `<case>-brain.nii.gz` that `synth masks` writes beside a tumour, or by the case's own scans.
@@ -14,13 +14,13 @@ from pathlib import Path
 import numpy as np
 
 from ddpm_lora.conditioning import BRAIN, LABEL_SCHEMES, MEDDPM, class_map
-from synth.case import MODALITIES, Case, discover, guess_scheme, scheme_labels, split_name
-from synth.check import require_brain
-from synth.checkpoint import SHIPPED
-from synth.config import did_you_mean
-from synth.errors import SynthError
-from synth.prepare import brain_mask
-from synth.volume import Volume
+from synth.base.config import did_you_mean
+from synth.base.errors import SynthError
+from synth.checkpoints.checkpoint import SHIPPED
+from synth.data.case import MODALITIES, Case, discover, guess_scheme, scheme_labels, split_name
+from synth.data.check import require_brain
+from synth.data.prepare import brain_mask
+from synth.data.volume import Volume
 
 DEMO = Path("weights/labels")
 """Four label maps of phantoms that no shipped model has seen, in Med-DDPM's scheme."""

@@ -1,4 +1,4 @@
-"""The network of either space, and the denoiser that samplers walk."""
+"""The network, and the denoiser that samplers call."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from torch import Tensor, nn
 from ddpm_lora import atlas
 from ddpm_lora.conditioning import unlabelled
 from ddpm_lora.config import CONTRASTS, Config
-from ddpm_lora.spaces import ATLAS, EDGE, KINDS, MEAN, PLACES, SPREAD, clamped, space_of
-from synth import diffusion
-from synth.diffusion import Denoiser, Schedule
-from synth.errors import SynthError
-from synth.unet import UNet
+from ddpm_lora.state_space import ATLAS, EDGE, KINDS, MEAN, PLACES, SPREAD, clamped, space_of
+from synth.base.errors import SynthError
+from synth.diffusion import schedule
+from synth.diffusion.schedule import Denoiser, Schedule
+from synth.diffusion.unet import UNet
 
 
 def build(config: Config) -> nn.Module:
@@ -54,7 +54,7 @@ def denoiser(
         )
     space, head = space_of(config, network), planes.sum(1, keepdim=True) > 0
     shown, hidden = space.condition(planes), space.condition(unlabelled(planes))
-    plain = diffusion.denoiser(network, schedule_of(config), config.objective)
+    plain = schedule.denoiser(network, schedule_of(config), config.objective)
 
     unknown = space.unknown(head)
 

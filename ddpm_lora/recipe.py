@@ -1,4 +1,4 @@
-"""How the model is trained: one denoising loss, in the diffused space and as an image.
+"""How the model is trained: one denoising loss.
 
 The same recipe trains a whole network and, by LoRA, a few matrices beside a frozen one: what
 differs is which parameters it names as its model, and how they are written.
@@ -6,7 +6,7 @@ differs is which parameters it names as its model, and how they are written.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,16 +19,15 @@ from ddpm_lora.atlas import mean_brain
 from ddpm_lora.conditioning import NAMES, dropped, planes_of, voxel_weights
 from ddpm_lora.config import Config
 from ddpm_lora.data import SynthesisData
-from ddpm_lora.network import build, denoiser, schedule_of
-from ddpm_lora.spaces import ATLAS, BACKGROUND, BandStatistics, Space, space_of
-from synth import checkpoint
-from synth.case import MODALITIES, Case
-from synth.dataset import ArrayCache
-from synth.diffusion import q_sample, target, to_x0
-from synth.recipe import Writer
-from synth.sampling import dpmpp_2m, levels
-from synth.seeding import generator
-from synth.volume import Volume
+from ddpm_lora.network import denoiser, schedule_of
+from ddpm_lora.state_space import ATLAS, BACKGROUND, BandStatistics, Space, space_of
+from synth.base.seeding import generator
+from synth.checkpoints import checkpoint
+from synth.data.case import MODALITIES
+from synth.data.volume import Volume
+from synth.diffusion.sampling import dpmpp_2m, levels
+from synth.diffusion.schedule import q_sample, target, to_x0
+from synth.training.recipe import Writer
 
 Batch = dict[str, Tensor]
 JUDGED_AT = (-4.0, -2.0, 0.0, 2.0, 4.0)
@@ -38,7 +37,7 @@ LEAST_NOISE = 0.3  # σ; below, a clean image's error must not be the whole loss
 
 
 class Recipe:
-    """The one-loss recipe of `synth.train`."""
+    """The one-loss recipe of `synth.training.loop`."""
 
     def __init__(
         self, config: Config, network: nn.Module, facts: Mapping[str, Any] | None = None
@@ -161,25 +160,6 @@ class Recipe:
 def head_of(batch: Batch) -> Tensor:
     """Return where brain and tumour are, (B, 1, X, Y, Z)."""
     return batch["classes"][:, None] > 0
-
-
-def assemble(
-    config: Config, training: Sequence[Case], held_out: Sequence[Case], *, cache: Path
-) -> tuple[Recipe, SynthesisData, SynthesisData | None]:
-    """Return (recipe, training items, validation items) for the loop."""
-    items = SynthesisData(training, config, cache=ArrayCache(cache))
-    validation = SynthesisData(held_out, config, cache=ArrayCache(cache), fixed=True)
-    facts = {"intensities": items.intensities()}
-    if config.lora_from:
-        from ddpm_lora.finetune import FineTuning  # peft takes seconds to import
-
-        recipe: Recipe = FineTuning(config, facts, items)
-    else:
-        network = build(config)
-        if config.space == "wavelet":
-            measure(network, items)
-        recipe = Recipe(config, network, facts)
-    return recipe, items, validation if held_out else None
 
 
 def measure(network: nn.Module, items: SynthesisData) -> None:

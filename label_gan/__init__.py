@@ -1,4 +1,4 @@
-"""A 3-D GAN that draws tumour labels and masks of healthy tissue, and places them in brains.
+"""A 3-D GAN that draws tumour labels and healthy masks, and places them in brains.
 
     from label_gan import draw, load
 
@@ -20,11 +20,11 @@ if TYPE_CHECKING:
 
 __all__ = ["Shape", "draw", "load"]
 
-_HOMES = {"Shape": "shape", "draw": "generate", "load": "generate"}
+_HOMES = {"Shape": "label_gan.shape", "draw": "label_gan.generate", "load": "label_gan.generate"}
 
 
 def __getattr__(name: str) -> Any:
     """Import a public name when it is first asked for (PEP 562): configurations need no torch."""
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
+    return getattr(importlib.import_module(_HOMES[name]), name)

@@ -1,4 +1,4 @@
-"""The four networks of the alpha-GAN, as the predecessor sizes them.
+"""The four networks of the alpha-GAN, in the published sizes.
 
 Kwon et al., "Generation of 3D Brain MRI Using Auto-Encoding Generative Adversarial Networks"
 (2019); Ferreira et al. for tumour labels. For a grid of 64³ and width 64 the generator has

@@ -1,4 +1,4 @@
-"""Settings of the label generators. Importing this imports no torch."""
+"""Settings of the family; imports no torch."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import math
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from synth.errors import SynthError
-from synth.training_config import TrainConfig
+from synth.base.errors import SynthError
+from synth.training.config import TrainConfig
 
 SEED_EDGE = 4  # every network starts or ends on a grid of 4³
 

@@ -1,4 +1,4 @@
-"""Training items: the lesions of a cohort, each in a box of its own, turned any way.
+"""Training items: the lesions of a cohort, each cut out and rotated.
 
 A lesion is a group of tumour components less than 5 mm apart. For the ordered generator its box
 grows with it and the voxel's millimetres are kept beside it; the alpha generator's box is fixed.
@@ -17,11 +17,11 @@ from scipy.spatial.transform import Rotation
 from torch import Tensor
 
 from label_gan.config import Config
+from label_gan.lesion_size import LOG_VOLUME, SPREAD, size_of
 from label_gan.shape import ET, NCR, Shape, from_case
-from label_gan.sizes import LOG_VOLUME, SPREAD, size_of
-from synth.case import Case
-from synth.dataset import ArrayCache, Arrays, fingerprint
-from synth.errors import SynthError
+from synth.base.errors import SynthError
+from synth.data.cache import ArrayCache, Arrays, fingerprint
+from synth.data.case import Case
 
 NEIGHBOUR_MM = 5.0
 ROOM = 1.05  # the box is at least this times the ball about the lesion

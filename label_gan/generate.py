@@ -1,4 +1,4 @@
-"""Draw tumour labels from noise.
+"""Draws tumour labels from noise.
 
     loaded = load("weights/label_gan")
     for shape, facts in draw(loaded, 10, seed=0, volume_ml=(5, 60)):
@@ -18,13 +18,13 @@ import torch
 from scipy import ndimage
 from torch import nn
 
-from label_gan import sizes
+from label_gan import lesion_size
 from label_gan.config import Config
-from label_gan.levels import labels_on, levels_of
+from label_gan.distance_maps import labels_on, levels_of
 from label_gan.shape import ED, NONE, Shape
-from synth import checkpoint
-from synth.errors import SynthError
-from synth.seeding import generator
+from synth.base.errors import SynthError
+from synth.base.seeding import generator
+from synth.checkpoints import checkpoint
 
 TRIES = 64
 SMALLEST_SHARE = 0.02
@@ -149,7 +149,7 @@ def _levels(
     device = next(network.parameters()).device
     size = None
     if config.architecture == "ordered":
-        size = sizes.choose(network.table.cpu(), stream, wish.volume_ml)[None]  # ty: ignore
+        size = lesion_size.choose(network.table.cpu(), stream, wish.volume_ml)[None]  # ty: ignore
     code = torch.randn(1, network.code_length, generator=stream) * wish.truncation  # ty: ignore
     if config.architecture == "ordered":
         code[:, : network.latent] *= config.spread
@@ -158,4 +158,4 @@ def _levels(
     if size is None:
         return levels, config.crop_mm / config.grid
     voxels = max(int((levels[0] < 0).sum()), int(LEAST_FILLED * (config.grid / config.box) ** 3))
-    return levels, (1000 * sizes.volume_ml(size[0]) / voxels) ** (1 / 3)
+    return levels, (1000 * lesion_size.volume_ml(size[0]) / voxels) ** (1 / 3)

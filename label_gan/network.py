@@ -1,4 +1,4 @@
-"""The ordered generator, which draws nested distance maps, and its critic.
+"""The generator of nested distance maps, and its critic.
 
 The generator is a statistical shape model (Cootes et al. 1995), linear in size and code, that a
 small network then makes rough where lesions are rough. It starts as the shape model of the cohort
@@ -11,11 +11,11 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
-from label_gan import sizes
+from label_gan import lesion_size
 from label_gan.alpha import AlphaGenerator, Ladder, code_critic
 from label_gan.config import SEED_EDGE, Config
-from label_gan.levels import ordered, soft_classes
-from synth.wavelet import dwt3, idwt3
+from label_gan.distance_maps import ordered, soft_classes
+from synth.diffusion.wavelet import dwt3, idwt3
 
 MAPS = 3  # WT, TC, NCR
 NOISE = 4  # channels at half the grid, and twice as many at a quarter
@@ -50,16 +50,16 @@ class OrderedGenerator(nn.Module):
         super().__init__()
         half, w = config.grid // 2, config.width
         self.edge, self.latent = half, config.latent
-        self.register_buffer("table", torch.zeros(config.sizes, sizes.LENGTH))
+        self.register_buffer("table", torch.zeros(config.sizes, lesion_size.LENGTH))
         self.register_buffer("spacing_mm", torch.ones(()))
-        self.shape = nn.Linear(sizes.LENGTH + config.latent, MAPS * half**3)
+        self.shape = nn.Linear(lesion_size.LENGTH + config.latent, MAPS * half**3)
         self.fine = nn.Conv3d(MAPS + NOISE, w, 3, padding=1)
         self.down = nn.Conv3d(w, 2 * w, 4, stride=2, padding=1)
         self.coarse = nn.Conv3d(2 * w + 2 * NOISE, 2 * w, 3, padding=1)
         self.up = nn.Conv3d(2 * w, w, 3, padding=1)
         self.merge = nn.Conv3d(2 * w, w, 3, padding=1)
         self.last = nn.Conv3d(w, 8 * MAPS, 3, padding=1)
-        self.style = nn.Linear(sizes.LENGTH + config.latent, 2 * w + 4 * w)
+        self.style = nn.Linear(lesion_size.LENGTH + config.latent, 2 * w + 4 * w)
         nn.init.zeros_(self.last.weight)
         nn.init.zeros_(self.last.bias)  # ty: ignore
 
@@ -107,14 +107,14 @@ class OrderedCritic(nn.Module):
         super().__init__()
         w, self.reach = config.critic_width, config.reach
         self.first = nn.Conv3d(8 * 2 * MAPS, w, 3, padding=1)
-        self.told = nn.Linear(sizes.LENGTH, w)
+        self.told = nn.Linear(lesion_size.LENGTH, w)
         deeper, edge = [], config.grid // 2
         while edge > SEED_EDGE:
             deeper.append(nn.Conv3d(w, 2 * w, 4, stride=2, padding=1))
             w, edge = 2 * w, edge // 2
         self.deeper = nn.ModuleList(deeper)
         self.places = nn.Conv3d(2 * config.critic_width, 1, 1)
-        self.whole = nn.Linear((w + 1) * SEED_EDGE**3, 1 + sizes.LENGTH)
+        self.whole = nn.Linear((w + 1) * SEED_EDGE**3, 1 + lesion_size.LENGTH)
 
     def forward(self, maps: Tensor, size: Tensor) -> tuple[Tensor, Tensor]:
         """Return logits: (B, 1) for the whole, (B, P) for the places of a quarter of the grid."""

@@ -1,4 +1,4 @@
-"""How the label generators are trained: players in turn, judged by the shapes of held-out lesions.
+"""How the GANs are trained: players in turn, judged by shapes of held-out lesions.
 
 The ordered GAN pairs a drawing with a real lesion of the same size and asks which is realer
 (relativistic loss, Jolicoeur-Martineau 2018), with one zero-centred penalty on the critic's
@@ -18,22 +18,22 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 from torch.optim import Adam, AdamW, Optimizer
 
-from label_gan import sizes
+from label_gan import lesion_size
 from label_gan.config import Config
 from label_gan.data import LesionData
+from label_gan.distance_maps import soft_classes
 from label_gan.generate import Wish, drawn
-from label_gan.levels import soft_classes
 from label_gan.network import players
 from label_gan.shape import Shape
 from label_gan.shape_model import begin
-from synth.case import Case
-from synth.checkpoint import write
-from synth.dataset import ArrayCache
-from synth.distribution import mmd2
-from synth.errors import SynthError
-from synth.recipe import Writer
-from synth.shape_features import DESCRIBED, features, matrix
-from synth.volume import Volume
+from synth.base.errors import SynthError
+from synth.checkpoints.checkpoint import write
+from synth.data.cache import ArrayCache
+from synth.data.case import Case
+from synth.data.volume import Volume
+from synth.metrics.distribution import mmd2
+from synth.metrics.shape import DESCRIBED, features, matrix
+from synth.training.recipe import Writer
 
 Batch = dict[str, Tensor]
 Losses = Iterator[tuple[str, Tensor]]
@@ -199,7 +199,7 @@ def disobedience(maps: Tensor, size: Tensor, config: Config) -> Tensor:
     ed, et, ncr = soft_classes(maps, config.reach).flatten(2).sum(2).unbind(1)
     core = et + ncr
     shares = torch.stack([core / (ed + core + 1), et / (core + 1)], dim=1)
-    asked = size[:, [sizes.TC_IN_WT, sizes.ET_IN_TC]]
+    asked = size[:, [lesion_size.TC_IN_WT, lesion_size.ET_IN_TC]]
     return (shares - asked).square().sum(1).mean()
 
 

@@ -1,4 +1,4 @@
-"""One tumour as a label map of its own: nested regions, millimetres, and where it came from."""
+"""A single tumour: its label map, its spacing, its source."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import ndimage
 
-from synth.case import require_scheme, scheme_regions
-from synth.errors import SynthError
+from synth.base.errors import SynthError
+from synth.data.case import require_scheme, scheme_regions
 
 NONE, NCR, ED, ET = 0, 1, 2, 3
 """The numbers of brats2023, whatever the source's scheme."""

@@ -1,4 +1,4 @@
-"""The statistical shape model that the ordered generator starts from."""
+"""The statistical shape model that the generator starts from."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from torch import Tensor
 
 from label_gan.config import Config
 from label_gan.data import LesionData
+from label_gan.lesion_size import smoothed
 from label_gan.network import OrderedGenerator
-from label_gan.sizes import smoothed
-from synth.seeding import mix
+from synth.base.seeding import mix
 
 SAMPLES = 1024
 RIDGE = 1.0  # items' worth of shrinkage of the regression on sizes

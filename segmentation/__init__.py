@@ -1,4 +1,4 @@
-"""Segmentation networks and the comparison that says whether synthetic data help.
+"""Segmentation networks, and the comparison that says whether synthetic data help.
 
     synth train segmentation --data cases --preset small -o runs/base
     synth segment cases --model runs/base -o predicted
@@ -16,16 +16,20 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from segmentation.network import build
-    from segmentation.segmenter import Segmenter
-    from segmentation.upkern import grown
+    from segmentation.networks.segmenter import Segmenter
+    from segmentation.networks.upkern import grown
 
 __all__ = ["Segmenter", "build", "grown"]
 
-_HOMES = {"Segmenter": "segmenter", "build": "network", "grown": "upkern"}
+_HOMES = {
+    "Segmenter": "segmentation.networks.segmenter",
+    "build": "segmentation.network",
+    "grown": "segmentation.networks.upkern",
+}
 
 
 def __getattr__(name: str) -> Any:
     """Import a public name when it is first asked for (PEP 562): configurations need no torch."""
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
+    return getattr(importlib.import_module(_HOMES[name]), name)

@@ -1,4 +1,4 @@
-"""Augmentation on the fly; everything random comes from the generator that is handed in.
+"""Random augmentation of patches, from a given generator.
 
 Rotation, scale and elastic bending are one field of coordinates and one interpolation, read from
 the whole case: a turned crop has tissue in its corners, not air.
@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from scipy import ndimage
 
-from synth.dataset import bias_field, gamma
+from synth.data.cache import bias_field, gamma
 
 AIR = -1.0
 

@@ -1,4 +1,4 @@
-"""Settings of the segmentation networks. Importing this imports no torch."""
+"""Settings of the family; imports no torch."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from synth.errors import SynthError
-from synth.training_config import TrainConfig
+from synth.base.errors import SynthError
+from synth.training.config import TrainConfig
 
 REGIONS = ("WT", "TC", "ET")  # the output channels, in this order
 CONTRASTS = 4  # t1n, t1c, t2w, t2f, in this order
@@ -19,7 +19,7 @@ Network = Literal[
 ]  # fmt: skip
 
 FROM_DATA = (0, 0, 0)
-"""The patch that `recipe.suited` chooses."""
+"""The patch that `recipe.fit_to_data` chooses."""
 LARGEST = (128, 160, 112)
 """The largest that it chooses."""
 
@@ -130,13 +130,13 @@ TRAINING: dict[str, TrainConfig] = {
 }  # fmt: skip
 
 
-def start(given: Mapping[str, Any]) -> tuple[str, Config] | None:
+def start_from(given: Mapping[str, Any]) -> tuple[str, Config] | None:
     """Return what stands in for a preset: the settings of what fine-tuning begins from, if any."""
     path = given.get("init_from")
     if not path:
         return None
-    from synth.checkpoint import read_metadata
-    from synth.config import from_dict
+    from synth.base.config import from_dict
+    from synth.checkpoints.checkpoint import read_metadata
 
     facts = read_metadata(Path(path))
     if facts["family"] != "segmentation":

@@ -1,9 +1,9 @@
-"""What a segmenter sees: four scans on its grid, standardised inside the brain, and their regions.
+"""Training items: four scans on the network's grid, standardised, and their regions.
 
 Intensities are z-scores of the brain divided by three, so that tissue lies in about [-1, 1], with
-air at -1. Both ends come from tissue. The scale of `synth.prepare`, which pins air at -1 and bright
-tissue at +1, would follow an offset of the scanner or a bright tumour; with z-scores a scan and a
-generated one, whatever their units, look alike to the network.
+air at -1. Both ends come from tissue. The scale of `synth.data.prepare`, which pins air at -1 and
+bright tissue at +1, would follow an offset of the scanner or a bright tumour; with z-scores a scan
+and a generated one, whatever their units, look alike to the network.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from torch import Tensor
 
 from segmentation.augment import AIR, cut, flipped, varied, warp, warped
 from segmentation.config import REGIONS, Config
-from synth.case import MODALITIES, Case, region
-from synth.check import require_brain
-from synth.dataset import ArrayCache, Arrays, fingerprint
-from synth.errors import SynthError
-from synth.prepare import Frame, prepare
-from synth.seeding import mix
-from synth.volume import Volume
+from synth.base.errors import SynthError
+from synth.base.seeding import mix
+from synth.data.cache import ArrayCache, Arrays, fingerprint
+from synth.data.case import MODALITIES, Case, region
+from synth.data.check import require_brain
+from synth.data.prepare import Frame, prepare
+from synth.data.volume import Volume
 
 log = logging.getLogger(__name__)
 

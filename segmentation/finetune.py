@@ -1,4 +1,4 @@
-"""Fine-tuning by named parts: what is loaded, what begins anew, what stays as it is."""
+"""Fine-tuning: which parts are loaded, reset, or frozen."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from torch import Tensor
 
 from segmentation.config import Config
 from segmentation.network import build
-from segmentation.segmenter import Segmenter
-from segmentation.upkern import grown
-from synth import checkpoint
-from synth.config import did_you_mean
-from synth.errors import SynthError
+from segmentation.networks.segmenter import Segmenter
+from segmentation.networks.upkern import grown
+from synth.base.config import did_you_mean
+from synth.base.errors import SynthError
+from synth.checkpoints import checkpoint
 
 SAME = ("network", "width", "deep_supervision")
 """Settings that a network shares with the one it begins from; its kernel may grow."""

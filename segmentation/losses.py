@@ -1,4 +1,4 @@
-"""What is minimised over the logits of WT, TC and ET, which overlap: three yes-or-no questions.
+"""Losses over the logits of the overlapping regions WT, TC and ET.
 
 Overlaps are taken over the whole batch, not image by image: a patch without a region would answer
 1 - ε / (P + ε), a plateau that hides what the other patches say.

@@ -1,4 +1,4 @@
-"""Region probabilities of a whole scan from a network that has seen patches only.
+"""Region probabilities of a whole scan, by a sliding window.
 
 A window of the training patch slides over the scan; its answers are averaged with a Gaussian
 weight (Isensee et al. 2021), because a network knows least at the edge of what it sees. Windows

@@ -1,4 +1,4 @@
-"""How a segmenter is trained: one loss over all scales, judged by Dice on whole cases."""
+"""How a segmenter is trained: one loss over all scales, validated by Dice."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from segmentation.config import FROM_DATA, LARGEST, REGIONS, Config
 from segmentation.data import SegmentationData
 from segmentation.losses import LOSSES, supervised
 from segmentation.predict import probabilities
-from synth import checkpoint
-from synth.case import MODALITIES, Case
-from synth.dataset import ArrayCache
-from synth.overlap import dice
-from synth.recipe import Writer
-from synth.volume import Volume
+from synth.checkpoints import checkpoint
+from synth.data.cache import ArrayCache
+from synth.data.case import MODALITIES, Case
+from synth.data.volume import Volume
+from synth.metrics.overlap import dice
+from synth.training.recipe import Writer
 
 log = logging.getLogger(__name__)
 
@@ -31,7 +31,7 @@ SHOWN = MODALITIES.index("t1c")  # under the regions in previews
 
 
 class Recipe:
-    """The one-loss recipe of `synth.train`."""
+    """The one-loss recipe of `synth.training.loop`."""
 
     def __init__(self, config: Config, network: nn.Module | None = None) -> None:
         self.config = config
@@ -93,7 +93,7 @@ class Recipe:
         return publish
 
 
-def suited(config: Config, cases: Sequence[Case], *, cache: Path) -> Config:
+def fit_to_data(config: Config, cases: Sequence[Case], *, cache: Path) -> Config:
     """Return the configuration with a patch: where it leaves that to the data, the median brain.
 
     The brain box on the network's grid is rounded up, up to the largest patch. What is prepared for
@@ -114,7 +114,7 @@ def assemble(
     config: Config, training: Sequence[Case], held_out: Sequence[Case], *, cache: Path
 ) -> tuple[Recipe, SegmentationData, SegmentationData | None]:
     """Return (recipe, training items, validation items) for the loop."""
-    config = suited(config, training, cache=cache)
+    config = fit_to_data(config, training, cache=cache)
     network = finetune.begin(config)  # first: a wrong part is not worth an hour of preparing
     if config.init_from:
         log.info("from %s:\n%s", config.init_from, finetune.table(network, config))

@@ -1,4 +1,4 @@
-"""`python -m synth.sample --lora weights/` is `python -m synth sample --lora weights/`."""
+"""Runs `python -m synth.sample` as `python -m synth sample`."""
 
 import runpy
 import sys

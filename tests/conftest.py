@@ -10,12 +10,12 @@ import pytest
 import torch
 from scipy import ndimage
 
-from synth import log
-from synth.volume import Volume
+from synth.data.volume import Volume
+from synth.training import log
 
 torch.set_num_threads(1)  # small tensors: a second thread only waits (and xdist has the other core)
 LPS = np.array([[-1.0, 0, 0, 0], [0, -1, 0, 23], [0, 0, 1, 0], [0, 0, 0, 1]])
-FIXTURES = Path(__file__).parents[2] / "shared" / "fixtures"
+FIXTURES = Path(__file__).parent / "golden" / "public"
 
 
 @pytest.fixture(autouse=True)

@@ -4,8 +4,8 @@ import logging
 
 import pytest
 
-from synth.batch import run_batch
-from synth.errors import SynthError
+from synth.base.errors import SynthError
+from synth.jobs.cases import run_batch
 
 
 def test_a_mistake_of_many_cases_is_told_once(caplog: pytest.LogCaptureFixture) -> None:
@@ -14,7 +14,7 @@ def test_a_mistake_of_many_cases_is_told_once(caplog: pytest.LogCaptureFixture) 
             return "fine"
         raise SynthError(f"out/{case} was made otherwise", hint="--force draws it again")
 
-    with caplog.at_level(logging.INFO, "synth.batch"):
+    with caplog.at_level(logging.INFO, "synth.jobs.cases"):
         assert run_batch(["P-1", "P-2", "P-3", "P-4"], work, name=str, done=lambda _: False) == 3
     assert [r.getMessage() for r in caplog.records] == [
         "[1/4] P-1: out/P-1 was made otherwise → --force draws it again",
@@ -29,7 +29,7 @@ def test_the_name_of_a_case_is_said_once(caplog: pytest.LogCaptureFixture) -> No
     def work(case: str) -> str:
         raise SynthError(f"{case}: no mask file", hint="draw one")
 
-    with caplog.at_level(logging.INFO, "synth.batch"):
+    with caplog.at_level(logging.INFO, "synth.jobs.cases"):
         run_batch(["P-1", "P-2"], work, name=str, done=lambda _: False)
     assert [r.getMessage() for r in caplog.records[:2]] == [
         "[1/2] P-1: no mask file → draw one",

@@ -8,8 +8,8 @@ from benchmarks.metrics import FILLS, make_case
 from benchmarks.plain_unet import PlainUNet, pair, plain_name
 from benchmarks.wavelet import RIVALS
 from benchmarks.wdm3d import case_rows, disagreement, settings, table
-from synth.architecture import UNetConfig
-from synth.unet import UNet
+from synth.diffusion.unet import UNet
+from synth.diffusion.unet_config import UNetConfig
 from wdm3d.config import PUBLISHED
 
 TINY = UNetConfig(in_channels=3, out_channels=2, width=8, multipliers=(1, 2, 3), groups=4)

@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from synth.case import (
+from synth.base.errors import SynthError
+from synth.data.case import (
     MODALITIES,
     SCHEMES,
     Case,
@@ -18,8 +19,7 @@ from synth.case import (
     require_unique,
     split_name,
 )
-from synth.errors import SynthError
-from synth.split import Entry, Split, folds, hold_out, read_split, write_split
+from synth.data.split import Entry, Split, folds, hold_out, read_split, write_split
 
 NAMINGS = [
     ("BraTS-GLI-00001-000/BraTS-GLI-00001-000-t1n.nii.gz", "BraTS-GLI-00001-000", "t1n"),

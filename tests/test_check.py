@@ -10,10 +10,10 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from synth.case import discover
-from synth.check import check
 from synth.cli import main
-from synth.volume import Volume
+from synth.data.case import discover
+from synth.data.check import check
+from synth.data.volume import Volume
 from tests.conftest import LPS, brain, write_case
 
 BAD = "BraTS-GLI-00002-000"

@@ -7,8 +7,8 @@ import os
 import resource
 import shutil
 import struct
-import types
 from argparse import Namespace
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -18,9 +18,10 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from synth import checkpoint, families
-from synth.convert import convert, read_weights, unwrapped, without_prefixes
-from synth.errors import SynthError
+from synth.base import families
+from synth.base.errors import SynthError
+from synth.checkpoints import checkpoint
+from synth.checkpoints.convert import convert, read_weights, unwrapped, without_prefixes
 from tests.toy_recipe import Config, build, register
 
 
@@ -86,7 +87,7 @@ def test_half_precision_is_a_copy_of_half_the_size_that_loads_as_ever(tmp_path):
 
 
 def test_eight_bits_are_off_by_at_most_half_a_step_of_their_row(tmp_path, monkeypatch):
-    monkeypatch.setattr("synth.compact.LARGE", 8)
+    monkeypatch.setattr("synth.checkpoints.compression.LARGE", 8)
     model = saved(tmp_path / "run" / "best", seed=3)
     convert(tmp_path / "run", tmp_path / "eight", bits=8)
     found = checkpoint.load(tmp_path / "eight").model.state_dict()
@@ -287,28 +288,30 @@ def test_old_formats_pass_through_every_migration(tmp_path, monkeypatch):
 # ---- other people's weights
 
 
+NAMES = {"first.weight": "0.weight", "first.bias": "0.bias",
+         "last.weight": "3.weight", "last.bias": "3.bias"}  # fmt: skip
+"""Another project's names of the toy's weights."""
+
+
+def recognise(weights) -> bool:
+    return weights.keys() == NAMES.keys()
+
+
+def converted(weights, source, **overrides):
+    config = Config(width=len(weights["first.bias"]), **overrides)
+    return config, {NAMES[key]: value for key, value in weights.items()}
+
+
 @pytest.fixture
 def compat(monkeypatch):
-    """Give the toy a compat room: it knows the names first/last of another project."""
-    import sys
-    from importlib.machinery import ModuleSpec
-
-    names = {"first.weight": "0.weight", "first.bias": "0.bias"}
-    names |= {"last.weight": "3.weight", "last.bias": "3.bias"}
-    module = types.ModuleType("toy.compat")
-    module.__spec__ = ModuleSpec("toy.compat", None)
-    module.recognise = lambda weights: weights.keys() == names.keys()
-    module.convert = lambda weights, source, **overrides: (
-        Config(width=len(weights["first.bias"]), **overrides),
-        {names[key]: value for key, value in weights.items()},
+    """Let the toy know another project's weights, and return some of them."""
+    knowing = replace(
+        families.FAMILIES["toy"],
+        recognise=families.Lazy(f"{__name__}:recognise"),
+        convert=families.Lazy(f"{__name__}:converted"),
     )
-    monkeypatch.setitem(sys.modules, "toy.compat", module)
-    return {old: build(Config(width=5)).state_dict()[new] for old, new in names.items()}
-
-
-def test_has_room(compat):
-    assert families.has_room("toy", "compat")
-    assert not families.has_room("toy", "recipe")
+    monkeypatch.setitem(families.FAMILIES, "toy", knowing)
+    return {old: build(Config(width=5)).state_dict()[new] for old, new in NAMES.items()}
 
 
 @pytest.mark.parametrize(

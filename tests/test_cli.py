@@ -10,11 +10,11 @@ from typing import Literal
 
 import pytest
 
+from synth.base.config import field_docs, from_dict, to_dict
+from synth.base.errors import SynthError
 from synth.cli import VERBS, function, main
 from synth.cli.parser import build
-from synth.config import field_docs, from_dict, to_dict
-from synth.errors import SynthError
-from synth.training_config import TrainConfig
+from synth.training.config import TrainConfig
 
 ROOT = Path(__file__).parents[1]
 
@@ -121,7 +121,7 @@ def test_evaluate_names_all_that_it_judges() -> None:
     for kind in ("inpainting", "masks", "segmentation", "synthesis"):
         assert kind in texts["kind"]
         assert kind in summary
-        assert kind in VERBS["evaluate"][1]
+        assert kind in VERBS["evaluate"].about
 
 
 def test_configs_round_trip_and_are_strict() -> None:

@@ -14,21 +14,27 @@ import numpy as np
 import pytest
 import torch
 
-from segmentation import compare
+from segmentation.comparison import trainings
+from segmentation.comparison.leakage import cohorts
+from segmentation.comparison.results import conclude
+from segmentation.comparison.training_mix import (
+    ARMS,
+    Mixed,
+    items_of,
+    require_same_real_slots,
+    witness,
+)
 from segmentation.config import PRESETS, TRAINING, Config
-from segmentation.lineage import cohorts
-from segmentation.mixing import ARMS, Mixed, items_of, require_same_real_slots, witness
 from segmentation.network import build
-from segmentation.outcome import conclude
-from synth import checkpoint
-from synth.case import MODALITIES, Case, discover
+from synth.base.errors import SynthError
+from synth.base.seeding import mix
+from synth.checkpoints import checkpoint
 from synth.cli import main
-from synth.dataset import ArrayCache
-from synth.errors import SynthError
-from synth.seeding import mix
-from synth.segmentation_scores import RegionScore, write_scores
-from synth.split import Entry, Split, patient_marks, write_split
-from synth.volume import Volume
+from synth.data.cache import ArrayCache
+from synth.data.case import MODALITIES, Case, discover
+from synth.data.split import Entry, Split, patient_marks, write_split
+from synth.data.volume import Volume
+from synth.evaluate.segmentation_scores import RegionScore, write_scores
 from tests.conftest import LPS
 from tests.test_train import environment
 
@@ -138,7 +144,7 @@ def test_weights_that_have_seen_a_tested_patient_are_refused(real, made, tmp_pat
     def begun(name: str, patients: list[str] | None, **changes) -> str:
         caplog.clear()
         config = replace(SMALL, init_from=str(weights_of(tmp_path / name, patients)))
-        compare.begin(study_of(tmp_path / f"of-{name}", split, config=config, **changes))
+        trainings.begin(study_of(tmp_path / f"of-{name}", split, config=config, **changes))
         return caplog.text
 
     for name, known in (
@@ -158,7 +164,7 @@ def test_fine_tuned_weights_remember_whom_their_base_has_seen(tmp_path):
     config = replace(SMALL, init_from=str(tmp_path / "base"))
     describe = {"family": "segmentation", "preset": "tiny", "config": config, "patients": ["cc"]}
     (tmp_path / "tuned").mkdir()
-    recipe = compare.Recipe(config, build(SMALL))
+    recipe = trainings.Recipe(config, build(SMALL))
     recipe.writer(describe)(tmp_path / "tuned", recipe.model, {})
     assert checkpoint.read_metadata(tmp_path / "tuned")["patients"] == ["aa", "bb", "cc"]
 
@@ -174,7 +180,7 @@ def test_a_stopped_study_is_told_from_one_to_be_mended(real, made, tmp_path, mon
         "--patch", 32, 32, 32, "--spacing-mm", 1.0, "--device", "cpu",
     ]  # fmt: skip
     words = [str(word) for word in words]
-    steps, losses = [], compare.Recipe.losses
+    steps, losses = [], trainings.Recipe.losses
 
     def asking(self, batch):
         steps.append(1)
@@ -182,7 +188,7 @@ def test_a_stopped_study_is_told_from_one_to_be_mended(real, made, tmp_path, mon
             signal.raise_signal(signal.SIGTERM)
         yield from losses(self, batch)
 
-    monkeypatch.setattr(compare.Recipe, "losses", asking)
+    monkeypatch.setattr(trainings.Recipe, "losses", asking)
     assert main(words) == 130
     assert len(list((tmp_path / "study").rglob("scores.csv"))) == 1
     assert main(words) == 0
@@ -205,12 +211,12 @@ def test_a_patient_in_two_folds_is_refused(real):
 def test_what_another_folds_generator_made_is_not_used(real, made):
     own = cohorts(split_of(real, made), 0, inner_share=0.2)
     assert (own.made, own.unused) == ((), 4)
-    study = compare.Study(
+    study = trainings.Study(
         out=Path("nowhere"), split=split_of(real, made), config=SMALL, loop=TRAINING["tiny"],
         folds=(0,),
     )  # fmt: skip
     with pytest.raises(SynthError, match="no generated case may train"):
-        compare.begin(study)
+        trainings.begin(study)
 
 
 @pytest.fixture
@@ -247,24 +253,24 @@ def test_other_slots_hold_what_the_arm_promises(arms):
     assert arms["augmented"].other.config.augment == "full"
 
 
-def study_of(out: Path, split: Split, **changes) -> compare.Study:
+def study_of(out: Path, split: Split, **changes) -> trainings.Study:
     loop = replace(
         TRAINING["tiny"], steps=6, batch_size=1, validate_every=3, save_every=3, preview_every=0
     )
     given = {"config": SMALL, "loop": loop, "folds": (1,), "arms": ("base", "synthetic")}
     given["seeds"] = (0,)
-    return compare.Study(out=out, split=split, **{**given, **changes})
+    return trainings.Study(out=out, split=split, **{**given, **changes})
 
 
 def test_a_killed_study_ends_in_the_same_table(real, made, tmp_path, monkeypatch):
     split = split_of(real[:9], made)
     whole = study_of(tmp_path / "whole", split)
-    compare.begin(whole)
-    compare.run(whole, whole.units)
+    trainings.begin(whole)
+    trainings.run(whole, whole.units)
     words = conclude(whole)
     killed = study_of(tmp_path / "killed", split)
-    compare.begin(killed)
-    judged, judge = [], compare.judge
+    trainings.begin(killed)
+    judged, judge = [], trainings.judge
 
     def dying(case, path, conventions):
         judged.append(case.id)
@@ -272,20 +278,20 @@ def test_a_killed_study_ends_in_the_same_table(real, made, tmp_path, monkeypatch
             raise KeyboardInterrupt
         return judge(case, path, conventions)
 
-    monkeypatch.setattr(compare, "judge", dying)
+    monkeypatch.setattr(trainings, "judge", dying)
     with pytest.raises(KeyboardInterrupt):
-        compare.run(killed, killed.units)
+        trainings.run(killed, killed.units)
     assert sum(killed.scores(u).exists() for u in killed.units) == 1
     with pytest.raises(SynthError, match="1 of 2 trainings are not done"):
         conclude(killed)
-    compare.begin(killed)
-    compare.run(killed, killed.units)
+    trainings.begin(killed)
+    trainings.run(killed, killed.units)
     assert conclude(killed) == words
     for name in ("per_case.csv", "table.md"):
         assert (tmp_path / "killed" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
     other = study_of(tmp_path / "killed", split, share=0.4)
     with pytest.raises(SynthError, match="begun with other share"):
-        compare.begin(other)
+        trainings.begin(other)
 
 
 def test_progress_says_which_training_of_how_many_it_is(real, made, tmp_path, monkeypatch):
@@ -296,12 +302,12 @@ def test_progress_says_which_training_of_how_many_it_is(real, made, tmp_path, mo
         labels.append(label)
         return {"stopped": True}
 
-    monkeypatch.setattr(compare, "train", stopped)
+    monkeypatch.setattr(trainings, "train", stopped)
     study = study_of(tmp_path, split_of(real, made), seeds=(0, 1))
-    assert not compare.run(study, study.units)
+    assert not trainings.run(study, study.units)
     for unit in study.units[:3]:
         write_scores(study.scores(unit), [])
-    assert not compare.run(study, study.units)
+    assert not trainings.run(study, study.units)
     assert labels == ["[1/4] fold 1, seed 0, base", "[4/4] fold 1, seed 1, synthetic"]
 
 
@@ -319,8 +325,8 @@ def test_noise_for_labels_is_a_loss_and_is_said(real, tmp_path):
         tmp_path / "study", split_of(real, wrong), loop=loop, share=0.85,
         config=replace(SMALL, lr=5e-3),
     )  # fmt: skip
-    compare.begin(study)
-    compare.run(study, study.units)
+    trainings.begin(study)
+    trainings.run(study, study.units)
     words = conclude(study)
     summary = json.loads((tmp_path / "study" / "summary.json").read_text())
     found = summary["comparisons"]["synthetic against base"]["primary"]
@@ -332,7 +338,7 @@ def test_noise_for_labels_is_a_loss_and_is_said(real, tmp_path):
 
 
 def test_a_patch_from_the_data_is_in_the_study_as_numbers(real, made, tmp_path, monkeypatch):
-    monkeypatch.setattr(compare, "run", lambda study, units: True)
+    monkeypatch.setattr(trainings, "run", lambda study, units: True)
     root = tmp_path.parent
     write_split(tmp_path / "split.json", split_of(real, made), root)
     words = ["compare", root, "--split", tmp_path / "split.json", "-o", tmp_path / "study",
@@ -343,7 +349,7 @@ def test_a_patch_from_the_data_is_in_the_study_as_numbers(real, made, tmp_path, 
         assert begun["config"]["patch"] == [32, 32, 32]  # of brains that are 28 voxels wide
 
 
-def scored(study: compare.Study, gain: float) -> float:
+def scored(study: trainings.Study, gain: float) -> float:
     """Write the scores of a study that trained nothing; return the mean difference.
 
     Cases differ by far more than arms do, every training has its luck on all cases alike, and every
@@ -409,7 +415,7 @@ def test_scores_of_three_seeds_end_in_the_sentence_they_deserve(real, made, tmp_
 )
 def test_what_is_no_comparison_is_refused(real, made, tmp_path, changes, words):
     with pytest.raises(SynthError) as caught:
-        compare.begin(study_of(tmp_path, split_of(real, made), **changes))
+        trainings.begin(study_of(tmp_path, split_of(real, made), **changes))
     assert words in f"{caught.value.message} {caught.value.hint}"
 
 

@@ -12,17 +12,17 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from ddpm_lora import adapters, merging
 from ddpm_lora.config import LORA_RATES, PRESETS, Config
 from ddpm_lora.data import SynthesisData
-from ddpm_lora.finetune import FineTuning, attach, only_trainable, published_name
+from ddpm_lora.lora import adapters, merging
+from ddpm_lora.lora.finetune import FineTuning, attach, only_trainable, published_name
 from ddpm_lora.network import build
 from ddpm_lora.recipe import measure
-from synth import checkpoint
-from synth.case import discover
+from synth.base.errors import SynthError
+from synth.base.files import file_hash
+from synth.checkpoints import checkpoint
 from synth.cli import main
-from synth.errors import SynthError
-from synth.manifest import file_hash
+from synth.data.case import discover
 from tests.conftest import write_case
 
 SMALL = Config(
@@ -250,7 +250,7 @@ def test_fine_tuning_by_command_resumes_and_leaves_the_base_alone(
 
 def test_base_tensors_do_not_change_by_a_byte(tmp_path: Path, cohort: Path) -> None:
     from ddpm_lora.data import SynthesisData
-    from synth.case import discover
+    from synth.data.case import discover
 
     recipe = tuned(base_in(tmp_path / "base"))
     own = set(map(id, recipe.model.parameters()))

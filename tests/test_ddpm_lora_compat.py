@@ -13,14 +13,14 @@ import torch
 from monai.networks.schedulers import DDPMScheduler
 from torch import Tensor
 
-from ddpm_lora import compat
+from ddpm_lora import legacy
 from ddpm_lora.conditioning import planes_of
 from ddpm_lora.config import PRESETS, Config
 from ddpm_lora.network import build, denoiser, schedule_of
-from synth import checkpoint
+from synth.base.errors import SynthError
+from synth.checkpoints import checkpoint
 from synth.cli import main
-from synth.errors import SynthError
-from synth.sampling import ddpm, levels
+from synth.diffusion.sampling import ddpm, levels
 from tests.conftest import FIXTURES
 
 NARROW = replace(PRESETS["meddpm"], width=8, groups=4, multipliers=(1, 2), crop=(8, 8, 8))
@@ -68,8 +68,6 @@ def converted(content: object, folder: Path, *more: str) -> checkpoint.Checkpoin
 
 def test_public_weights_give_their_own_answers(tmp_path: Path) -> None:
     path = FIXTURES / "meddpm_unet_brats.json"
-    if not path.exists():
-        pytest.skip("the golden outputs of the public networks are not beside this checkout")
     file = json.loads(path.read_text())
     weights = ruled(file["state_dict"])
     other = {key: torch.zeros(()) for key in dump({"x": torch.zeros(())})}
@@ -92,11 +90,11 @@ def test_settings_follow_from_the_shapes(tmp_path: Path) -> None:
     loaded = converted({"step": 1, "model": {}, "ema": dump(weights)}, tmp_path, *same)
     assert loaded.config == NARROW
     assert all(torch.equal(v, weights[k]) for k, v in loaded.model.state_dict().items())
-    assert not compat.recognise({k: v for k, v in weights.items() if k != compat.MIDDLE})
-    eight = weights | {compat.LAST: torch.zeros(8, 8, 3, 3, 3)}
-    assert not compat.recognise(eight), "eight bands out are the wavelet model's"
+    assert not legacy.recognise({k: v for k, v in weights.items() if k != legacy.MIDDLE})
+    eight = weights | {legacy.LAST: torch.zeros(8, 8, 3, 3, 3)}
+    assert not legacy.recognise(eight), "eight bands out are the wavelet model's"
     with pytest.raises(SynthError, match="unknown setting 'wide'"):
-        compat.convert(weights, "x.pt", wide=1)
+        legacy.convert(weights, "x.pt", wide=1)
 
 
 def test_a_missing_weight_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

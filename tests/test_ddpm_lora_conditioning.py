@@ -14,7 +14,7 @@ from ddpm_lora.conditioning import (
     unlabelled,
     voxel_weights,
 )
-from synth.errors import SynthError
+from synth.base.errors import SynthError
 
 NCR, ED, ET, BRAIN = 1, 2, 3, 4
 

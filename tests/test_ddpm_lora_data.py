@@ -12,9 +12,9 @@ from scipy import ndimage
 
 from ddpm_lora.config import PRESETS, Config
 from ddpm_lora.data import SynthesisData, frame_about, load_case, shifted
-from synth.case import MODALITIES, discover
-from synth.errors import SynthError
-from synth.volume import Volume
+from synth.base.errors import SynthError
+from synth.data.case import MODALITIES, discover
+from synth.data.volume import Volume
 from tests.conftest import LPS, ball, write_case
 
 SMALL = Config(width=8, groups=4, multipliers=(1, 2), crop=(20, 24, 16))

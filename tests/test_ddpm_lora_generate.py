@@ -11,22 +11,23 @@ import pytest
 import torch
 from torch import nn
 
-from ddpm_lora import adapters, generate
+from ddpm_lora import generate
 from ddpm_lora.conditioning import LABEL_SCHEMES, MEDDPM, class_map
 from ddpm_lora.config import Config
 from ddpm_lora.generate import Plan, draw, in_scanner_units, load, site_scales
 from ddpm_lora.label_maps import LabelMap, find, read
-from ddpm_lora.made import relabelled
+from ddpm_lora.lora import adapters
 from ddpm_lora.network import build, denoiser, schedule_of
-from ddpm_lora.spaces import space_of
-from synth import checkpoint
-from synth.case import MODALITIES, SCHEMES, discover
-from synth.checkpoint import Checkpoint
-from synth.errors import SynthError
-from synth.prepare import brain_mask
-from synth.sampling import ddim, dpmpp_2m, levels
-from synth.seeding import generator
-from synth.volume import Volume
+from ddpm_lora.state_space import space_of
+from ddpm_lora.write_samples import relabelled
+from synth.base.errors import SynthError
+from synth.base.seeding import generator
+from synth.checkpoints import checkpoint
+from synth.checkpoints.checkpoint import Checkpoint
+from synth.data.case import MODALITIES, SCHEMES, discover
+from synth.data.prepare import brain_mask
+from synth.data.volume import Volume
+from synth.diffusion.sampling import ddim, dpmpp_2m, levels
 from tests.conftest import LPS, ball, brain, rotation, write_case
 
 SMALL = Config(

@@ -12,18 +12,19 @@ import torch
 from torch import nn
 from torch.utils.data import default_collate
 
+from ddpm_lora.assemble import assemble
 from ddpm_lora.conditioning import planes_of, unlabelled
 from ddpm_lora.config import Config
 from ddpm_lora.data import SynthesisData
 from ddpm_lora.network import build, denoiser, schedule_of
-from ddpm_lora.recipe import LEAST_NOISE, Recipe, assemble, head_of, measure
-from ddpm_lora.spaces import space_of
-from synth import checkpoint
-from synth.case import MODALITIES, discover
+from ddpm_lora.recipe import LEAST_NOISE, Recipe, head_of, measure
+from ddpm_lora.state_space import space_of
+from synth.base.errors import SynthError
+from synth.checkpoints import checkpoint
 from synth.cli import main
-from synth.diffusion import coefficients, q_sample, target
-from synth.errors import SynthError
-from synth.sampling import levels
+from synth.data.case import MODALITIES, discover
+from synth.diffusion.sampling import levels
+from synth.diffusion.schedule import coefficients, q_sample, target
 from tests.conftest import write_case
 
 SMALL = Config(
@@ -160,8 +161,16 @@ def test_guidance_goes_on_from_hidden_to_shown() -> None:
         denoiser(network, replace(config, label_drop=0), planes, guidance=2)
 
 
-@pytest.mark.parametrize("objective", ["x0", "v", "flow"])
-def test_one_case_is_learned_by_heart(cohort: Path, objective: str) -> None:
+# Shares of the first loss and of the first error in the brain that fifty steps of a network of
+# 30,000 weights leave: x0 0.11 and 0.33, v 0.75 and 0.70, flow 0.65 and 0.80. The last two must
+# also predict noise, which so few weights cannot: 120 steps bring them no further.
+@pytest.mark.parametrize(
+    ("objective", "loss_left", "error_left"),
+    [("x0", 0.15, 0.4), ("v", 0.78, 0.74), ("flow", 0.68, 0.84)],
+)
+def test_one_case_is_learned_by_heart(
+    cohort: Path, objective: str, loss_left: float, error_left: float
+) -> None:
     config = replace(SMALL, objective=objective, label_drop=0.0, brain_drop=0.0)
     data = SynthesisData(discover(cohort), config)
     batch = default_collate([data.item(0, 0)])
@@ -175,10 +184,8 @@ def test_one_case_is_learned_by_heart(cohort: Path, objective: str) -> None:
         loss.backward()
         optimizer.step()
     after = recipe.validate(batch)
-    # Fifty steps of a network of 30,000 weights.
-    print(before, after)
-    assert after["loss"] < 0.8 * before["loss"]
-    assert after["rmse_brain"] < 0.9 * before["rmse_brain"]
+    assert after["loss"] < loss_left * before["loss"]
+    assert after["rmse_brain"] < error_left * before["rmse_brain"]
 
 
 def words(cohort: Path, out: Path, steps: int, *more: str) -> list[str]:

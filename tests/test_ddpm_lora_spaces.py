@@ -14,7 +14,7 @@ from nibabel import orientations
 from ddpm_lora.atlas import EDGE, mean_brain, placed
 from ddpm_lora.config import PRESETS, Config
 from ddpm_lora.network import build, denoiser
-from ddpm_lora.spaces import (
+from ddpm_lora.state_space import (
     BACKGROUND,
     BandStatistics,
     Pixel,
@@ -23,8 +23,8 @@ from ddpm_lora.spaces import (
     clamped,
     space_of,
 )
-from synth.errors import SynthError
-from synth.wavelet import dwt3
+from synth.base.errors import SynthError
+from synth.diffusion.wavelet import dwt3
 
 WAVELET = Config(width=8, groups=4, multipliers=(1, 2), crop=(8, 12, 8))
 PIXEL = Config(width=8, groups=4, multipliers=(1, 2), crop=(8, 12, 8), space="pixel")

@@ -6,7 +6,8 @@ import pytest
 import torch
 from monai.networks.schedulers import DDPMScheduler
 
-from synth.diffusion import (
+from synth.base.errors import SynthError
+from synth.diffusion.schedule import (
     Schedule,
     alpha_sigma,
     clamped,
@@ -16,7 +17,6 @@ from synth.diffusion import (
     to_eps,
     to_x0,
 )
-from synth.errors import SynthError
 
 KINDS = ["x0", "eps", "v", "flow"]
 

@@ -5,8 +5,8 @@ import pytest
 import scipy.linalg
 from scipy import ndimage
 
-from synth.distribution import frechet_distance, mmd2, ms_ssim_3d, volume_features
-from synth.errors import SynthError
+from synth.base.errors import SynthError
+from synth.metrics.distribution import frechet_distance, mmd2, ms_ssim_3d, volume_features
 
 
 def texture(seed: int, shape: tuple[int, ...], smooth: float = 1.5) -> np.ndarray:
@@ -26,7 +26,7 @@ def test_ms_ssim_equals_monai(scales: int, shape: tuple[int, ...]) -> None:
     import torch
     from monai.metrics import MultiScaleSSIMMetric
 
-    from synth.distribution import WANG_WEIGHTS
+    from synth.metrics.distribution import WANG_WEIGHTS
 
     weights = np.array(WANG_WEIGHTS[:scales]) / sum(WANG_WEIGHTS[:scales])
     a = texture(0, shape)

@@ -8,15 +8,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from synth.case import Case, discover
+from synth.base.errors import SynthError
 from synth.cli import main
-from synth.errors import SynthError
-from synth.fill import BASELINES, harmonic
-from synth.judge_inpainting import choose_baselines, evaluate_inpainting
-from synth.known_hole import fill_native, load_hole
-from synth.metrics import METRICS, inpainting_metrics
-from synth.scoreboard import Score, differences, markdown_table, plain_table, spread
-from synth.volume import Volume
+from synth.data.case import Case, discover
+from synth.data.fill import BASELINES, harmonic
+from synth.data.volume import Volume
+from synth.evaluate.inpainting import choose_baselines, evaluate_inpainting
+from synth.evaluate.inpainting_case import fill_native, load_hole
+from synth.evaluate.tables import Score, differences, markdown_table, plain_table, spread
+from synth.metrics.image import METRICS, inpainting_metrics
 from tests.conftest import write_case
 
 IDS = [f"BraTS-GLI-{n:05d}-000" for n in range(1, 5)]
@@ -246,7 +246,7 @@ def test_pictures_show_every_case(truth: Path, tmp_path: Path) -> None:
 def test_view_cuts_where_most_of_the_mask_is_and_hides_the_error_under_a_tumour(
     truth: Path,
 ) -> None:
-    from synth.hole_picture import view
+    from synth.pictures.inpainting import view
 
     known = load_hole(discover(truth)[0])
     wrong = known.truth.data[0] + 200

@@ -4,7 +4,15 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from synth.fill import BASELINES, biharmonic, harmonic, mirror, mirror_axis, mirror_rim, reflect
+from synth.data.fill import (
+    BASELINES,
+    biharmonic,
+    harmonic,
+    mirror,
+    mirror_axis,
+    mirror_rim,
+    reflect,
+)
 from tests.conftest import ball, brain
 
 SHAPE = (24, 26, 22)

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 import torch
 
-from synth.checkpoint import read_metadata
+from synth.base.errors import SynthError
+from synth.checkpoints.checkpoint import read_metadata
 from synth.cli import main
-from synth.errors import SynthError
-from synth.volume import Volume
+from synth.data.volume import Volume
 from testing import inference
 from tests.conftest import write_case
 from tests.test_wdm3d_generate import cohort, save_model, scans

@@ -20,16 +20,16 @@ from benchmarks.label_gan import (
 )
 from label_gan.config import PRESETS
 from label_gan.network import build
-from synth import shape_sets
+from synth.base.errors import SynthError
 from synth.cli import main
-from synth.distribution import mmd2
-from synth.errors import SynthError
-from synth.judge_masks import evaluate_masks
-from synth.mask_files import Mask, common_spacing_mm, find_masks, load_mask, on_spacing
-from synth.mask_jury import Jury
-from synth.mask_page import BACK, SIDE, render
-from synth.shape_features import DESCRIBED, features, regions_of
-from synth.volume import Volume
+from synth.data.volume import Volume
+from synth.evaluate.mask_files import Mask, common_spacing_mm, find_masks, load_mask, on_spacing
+from synth.evaluate.mask_reference import Jury
+from synth.evaluate.masks import evaluate_masks
+from synth.metrics import shape_sets
+from synth.metrics.distribution import mmd2
+from synth.metrics.shape import DESCRIBED, features, regions_of
+from synth.pictures.rendering import BACK, SIDE, render
 from tests.conftest import ball
 from tests.test_shape_features import tumour
 

@@ -10,12 +10,12 @@ import pytest
 from matplotlib import pyplot as plt
 from matplotlib.colors import to_rgb
 
+from synth.base.errors import SynthError
 from synth.cli import main
-from synth.errors import SynthError
-from synth.judge_segmentation import ERRORS, evaluate_segmentation, worst_and_median
-from synth.picture import LABEL_COLOURS
-from synth.segmentation_scores import CONVENTIONS, POLICY, read_scores, score_labels
-from synth.volume import Volume
+from synth.data.volume import Volume
+from synth.evaluate.segmentation import ERRORS, evaluate_segmentation, worst_and_median
+from synth.evaluate.segmentation_scores import CONVENTIONS, POLICY, read_scores, score_labels
+from synth.pictures.montage import LABEL_COLOURS
 from tests.conftest import write_case
 
 IDS = [f"BraTS-GLI-{n:05d}-000" for n in range(1, 5)]

@@ -12,16 +12,17 @@ import torch
 
 from segmentation.config import PRESETS
 from segmentation.network import build
-from synth import checkpoint, synthesis_pictures
-from synth.case import discover
+from synth.base.errors import SynthError
+from synth.checkpoints import checkpoint
 from synth.cli import main
-from synth.errors import SynthError
-from synth.judge_synthesis import evaluate_synthesis
-from synth.overlap import dice
-from synth.report.html import markdown_tables
-from synth.synthesis_case import load_scans, regions_of
-from synth.synthesis_description import column_names
-from synth.synthesis_segmenter import Segmenter
+from synth.data.case import discover
+from synth.evaluate.scans import pictures
+from synth.evaluate.scans.features import column_names
+from synth.evaluate.scans.judge import evaluate_synthesis
+from synth.evaluate.scans.scan_case import load_scans, regions_of
+from synth.evaluate.scans.segmenter import Segmenter
+from synth.metrics.overlap import dice
+from synth.study.report.html import markdown_tables
 from tests.toy_scans import MM, cohort, patient, write
 
 
@@ -189,7 +190,7 @@ def test_pictures_mix_real_and_made_rows(data: Path, tmp_path: Path, monkeypatch
         seen.update(words, panels=panels)
         return path
 
-    monkeypatch.setattr(synthesis_pictures, "montage", montage)
+    monkeypatch.setattr(pictures, "montage", montage)
     evaluate_synthesis(data / "made", data / "truth", tmp_path / "out")
     kinds = [label.split("\n")[0] for label in seen["row_labels"]]
     assert sorted(kinds) == ["generated"] * 6 + ["real"] * 6

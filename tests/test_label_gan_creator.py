@@ -15,15 +15,15 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from label_gan.creator import Plan, make, scene_of
-from label_gan.donors import ShapeSource, lesions_of
-from label_gan.prior import heat_map, weights
+from label_gan.placing.lesion_pool import ShapeSource, lesions_of
+from label_gan.placing.location_prior import heat_map, weights
+from label_gan.placing.place_lesions import Plan, make, scene_of
+from label_gan.rotate import turned
 from label_gan.shape import Shape
-from label_gan.turn import turned
-from synth.case import discover
 from synth.cli import main
-from synth.phantom import write_cohort
-from synth.split import Split, folds, patient_marks, read_split, write_split
+from synth.data.case import discover
+from synth.data.split import Split, folds, patient_marks, read_split, write_split
+from synth.phantom.cohort import write_cohort
 from tests.conftest import ball
 
 

@@ -9,11 +9,11 @@ from scipy import ndimage
 
 from label_gan.config import PRESETS, Config
 from label_gan.data import LesionData, lesions
-from label_gan.levels import labels_on, levels_of
+from label_gan.distance_maps import labels_on, levels_of
+from label_gan.lesion_size import size_of, volume_ml
 from label_gan.shape import ED, ET, NCR
-from label_gan.sizes import size_of, volume_ml
-from synth.case import Case
-from synth.volume import Volume
+from synth.data.case import Case
+from synth.data.volume import Volume
 from tests.conftest import ball
 from tests.test_label_gan_shape import onion
 

@@ -10,13 +10,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from label_gan.config import PRESETS, Config
+from label_gan.distance_maps import labels_on, levels_of, ordered, soft_classes
 from label_gan.generate import cleaned, draw, load
-from label_gan.levels import labels_on, levels_of, ordered, soft_classes
+from label_gan.lesion_size import CENTRE, LENGTH, choose, smoothed, volume_ml
 from label_gan.network import OrderedGenerator, build
 from label_gan.shape import ED, REGIONS
-from label_gan.sizes import CENTRE, LENGTH, choose, smoothed, volume_ml
-from synth import checkpoint
-from synth.errors import SynthError
+from synth.base.errors import SynthError
+from synth.checkpoints import checkpoint
 from tests.conftest import ball
 
 SMALL = Config(grid=16, latent=4, width=8, critic_width=8, sizes=32)

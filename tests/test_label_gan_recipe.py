@@ -23,15 +23,15 @@ from label_gan.recipe import (
     zero_centred,
 )
 from label_gan.shape_model import fit, halved
-from synth import checkpoint
-from synth.case import discover
-from synth.config import to_dict
-from synth.distribution import mmd2
-from synth.errors import SynthError
-from synth.shape_features import DESCRIBED
-from synth.train import train
-from synth.training_config import TrainConfig
-from synth.volume import Volume
+from synth.base.config import to_dict
+from synth.base.errors import SynthError
+from synth.checkpoints import checkpoint
+from synth.data.case import discover
+from synth.data.volume import Volume
+from synth.metrics.distribution import mmd2
+from synth.metrics.shape import DESCRIBED
+from synth.training.config import TrainConfig
+from synth.training.loop import train
 from tests.conftest import LPS
 from tests.test_label_gan_shape import onion
 from tests.test_train import assert_same, environment, state
@@ -267,7 +267,7 @@ def test_mistakes_of_a_cohort_are_named(cohort: Path, tmp_path: Path) -> None:
 
 
 def test_presets_survive_json() -> None:
-    from synth.config import from_dict
+    from synth.base.config import from_dict
 
     assert all(from_dict(Config, to_dict(c)) == c for c in PRESETS.values())
 

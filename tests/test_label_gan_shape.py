@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 from scipy import ndimage
 
 from label_gan.shape import ED, ET, NCR, Shape, from_case, from_regions, signed_distance, to_scheme
-from synth.case import SCHEMES, region
-from synth.errors import SynthError
+from synth.base.errors import SynthError
+from synth.data.case import SCHEMES, region
 from tests.conftest import ball
 
 

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from label_gan.transplant import PUSHED_SHARE, YIELD_MM, came_from, displaced
-from synth.case import discover
+from label_gan.placing.mass_effect import PUSHED_SHARE, YIELD_MM, came_from, displaced
 from synth.cli import main
-from synth.phantom import write_cohort
-from synth.volume import Volume
+from synth.data.case import discover
+from synth.data.volume import Volume
+from synth.phantom.cohort import write_cohort
 from tests.conftest import ball
 
 SHAPE, CENTRE, RADIUS = (81, 81, 81), (40, 40, 40), 12

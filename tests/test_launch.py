@@ -1,4 +1,4 @@
-"""`synth.launch`: every job once, tried again where that helps, taken over from the dead."""
+"""`synth.jobs.launch`: every job once, tried again where that helps, taken over from the dead."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from pathlib import Path
 
 import pytest
 
-from synth import claims, worker
-from synth.claims import attempts, claim
-from synth.errors import SynthError
-from synth.launch import Options, cluster_options, launch, status, statuses, table
-from synth.worker import work
+from synth.base.errors import SynthError
+from synth.jobs import locks, workers
+from synth.jobs.launch import Options, cluster_options, launch, status, statuses, table
+from synth.jobs.locks import attempts, claim
+from synth.jobs.workers import work
 
 ROOT = Path(__file__).parents[1]
 TOY = Options(program="tests.toy_verb", retries=2)
@@ -117,7 +117,7 @@ def test_a_dead_workers_attempt_is_lost_and_a_living_ones_is_not(tmp_path, monke
     path = tmp_path / "attempt-1.json"
     dead = subprocess.Popen([sys.executable, "-c", "pass"])
     time.sleep(0.3)
-    assert not claims._alive(dead.pid)  # ended, and not waited for yet
+    assert not locks._alive(dead.pid)  # ended, and not waited for yet
     dead.wait()
     path.write_text(json.dumps(made.record | {"pids": [dead.pid]}))
     assert attempts(tmp_path)[-1].state == "lost"
@@ -127,18 +127,18 @@ def test_a_dead_workers_attempt_is_lost_and_a_living_ones_is_not(tmp_path, monke
 
     path.write_text(json.dumps(made.record | {"host": "elsewhere", "pids": [dead.pid]}))
     assert attempts(tmp_path)[-1].state == "running"  # its process cannot be seen from here
-    os.utime(path, (0, time.time() - claims.STALE_SECONDS - 1))
+    os.utime(path, (0, time.time() - locks.STALE_SECONDS - 1))
     assert attempts(tmp_path)[-1].state == "lost"
     path.write_text("")  # killed between making the file and filling it
     assert attempts(tmp_path)[-1].state == "running"
-    os.utime(path, (0, time.time() - claims.STALE_SECONDS - 1))
+    os.utime(path, (0, time.time() - locks.STALE_SECONDS - 1))
     assert attempts(tmp_path)[-1].state == "lost"
     made.close("done", 0)
     assert (attempts(tmp_path)[-1].state, attempts(tmp_path)[-1].exit) == ("done", 0)
 
 
 def test_the_heart_beats(tmp_path, monkeypatch):
-    monkeypatch.setattr(claims, "BEAT_SECONDS", 0.02)
+    monkeypatch.setattr(locks, "BEAT_SECONDS", 0.02)
     made = claim(tmp_path, 1)
     assert made is not None
     os.utime(made.path, (0, 1000.0))
@@ -150,7 +150,7 @@ def test_the_heart_beats(tmp_path, monkeypatch):
 SCRIPT = """
 import sys
 from pathlib import Path
-from synth.launch import Options, launch
+from synth.jobs.launch import Options, launch
 out = Path(sys.argv[1])
 many = {f"job-{i:02d}": ["save", str(out / f"done-{i:02d}"), "0.1"] for i in range(12)}
 launch(many, folder=out / "jobs", options=Options(program="tests.toy_verb"))
@@ -295,7 +295,7 @@ def test_slurm_without_slurm_is_one_sentence(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(SynthError, match="srun"):
         launch({"a": ["write", str(tmp_path / "x")]}, folder=tmp_path / "jobs", where="slurm")
-    options = Options(cluster={"partiton": "gpu"})
+    options = Options(program="tests.toy_verb", cluster={"partiton": "gpu"})
     with pytest.raises(SynthError, match="partiton"):
         launch({"a": ["w"]}, folder=tmp_path / "more", where="local", options=options)
 
@@ -310,11 +310,11 @@ def test_without_submitit_the_sentence_names_the_extra(tmp_path, monkeypatch):
 def test_a_worker_with_a_share_stops_after_it(tmp_path):
     done: list[str] = []
 
-    def do(name: str, _: claims.Claim) -> int:
+    def do(name: str, _: locks.Claim) -> int:
         done.append(name)
         return 0
 
     work(tmp_path, ["a", "b", "c"], do, before={}, retries=0, jobs=2)
     assert done == ["a", "b"]
     assert status(tmp_path / "c").state == "waiting"
-    assert worker.python_path().split(os.pathsep)[0] == str(ROOT)
+    assert workers.python_path().split(os.pathsep)[0] == str(ROOT)

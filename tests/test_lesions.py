@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from synth.overlap import WORST_HD95_MM, evaluate_regions, hd95, lesionwise_2023
-from synth.segmentation_scores import REGIONS, score_labels, summarise
+from synth.evaluate.segmentation_scores import REGIONS, score_labels, summarise
+from synth.metrics.overlap import WORST_HD95_MM, evaluate_regions, hd95, lesionwise_2023
 
 MM = (1.0, 1.0, 1.0)
 SMALL = (26, 22, 20)
@@ -250,8 +250,8 @@ def test_theirs_counts_whole_regions_in_voxels_whatever_the_spacing_and_ours_in_
 def test_theirs_skips_a_case_of_another_coding_and_averages_over_the_rest(tmp_path: Path) -> None:
     from brats_evaluation.evaluation import evaluate_single_exam
 
-    from synth.errors import SynthError
-    from synth.volume import Volume
+    from synth.base.errors import SynthError
+    from synth.data.volume import Volume
 
     ref = ball(SMALL, (13, 11, 10), 6).astype(np.uint8) * 3
     for name, labels in (("ref", ref), ("odd", ref // 3 * 4)):
@@ -270,7 +270,7 @@ def test_means_are_those_of_their_parser_where_every_number_exists(
     import pandas as pd
     from brats_evaluation.metrics_parser import parse_seg_results
 
-    from synth.segmentation_scores import OFFICIAL
+    from synth.evaluate.segmentation_scores import OFFICIAL
 
     rows, subjects = [], []
     for k in range(3):

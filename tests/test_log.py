@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from synth import log
-from synth.log import METRICS, Progress, RunLog, forget_after, read_metrics, three_planes
-from synth.volume import Volume
+from synth.data.volume import Volume
+from synth.training import log
+from synth.training.log import METRICS, Progress, RunLog, forget_after, read_metrics, three_planes
 
 
 def volume(data: np.ndarray) -> Volume:
@@ -124,7 +124,7 @@ def test_configure_sets_what_is_heard(monkeypatch, capsys, verbosity, rank, hear
     monkeypatch.setenv("RANK", rank)
     log.configure(verbosity)
     log.configure(verbosity)  # twice configured is not twice said
-    for name in ("synth.train", "wdm3d.recipe"):
+    for name in ("synth.training.loop", "wdm3d.recipe"):
         logger = logging.getLogger(name)
         logger.debug("d"), logger.info("i"), logger.warning("w")
         said = capsys.readouterr().err.splitlines()

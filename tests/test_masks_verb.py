@@ -10,14 +10,14 @@ import pytest
 import torch
 
 import label_gan.generate
-from label_gan.donors import _model
+from label_gan.placing.lesion_pool import _model
 from label_gan.shape import Shape
-from synth import checkpoint
-from synth.case import discover
+from synth.checkpoints import checkpoint
 from synth.cli import main
-from synth.phantom import write_cohort
-from synth.split import read_split
-from synth.volume import Volume
+from synth.data.case import discover
+from synth.data.split import read_split
+from synth.data.volume import Volume
+from synth.phantom.cohort import write_cohort
 from tests import spoil
 from tests.conftest import LPS, ball, brain
 from tests.test_label_gan_creator import files
@@ -254,7 +254,7 @@ def test_without_a_model_nothing_can_be_drawn(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("synth.checkpoint.SHIPPED", tmp_path)
+    monkeypatch.setattr("synth.checkpoints.checkpoint.SHIPPED", tmp_path)
     assert main(["masks", "-o", "out"]) == 2
     assert "no model to draw shapes: there is no weights/label_gan → " in capsys.readouterr().err
     assert main(["masks", "-o", "out", "--model", "nowhere"]) == 2

@@ -12,10 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.ndimage import gaussian_filter
 
-from synth import metrics
-from synth.errors import SynthError
-from synth.metrics import METRICS, inpainting_metrics, intensity_window
-from synth.similarity import ssim_map
+from synth.base.errors import SynthError
+from synth.metrics import image
+from synth.metrics.image import METRICS, inpainting_metrics, intensity_window
+from synth.metrics.ssim_loss import ssim_map
 
 FULL = (240, 240, 155)
 SMALL = (40, 48, 36)
@@ -103,7 +103,7 @@ def test_ssim_with_gradients_is_that_of_the_metrics():
     for volume in (a, b):
         volume.view(-1)[0], volume.view(-1)[-1] = 0.0, 1.0
     inside = np.ones(a.shape, bool)
-    expected = metrics._ssim_inside(a, b, inside, (9, *a.shape[1:]))
+    expected = image._ssim_inside(a, b, inside, (9, *a.shape[1:]))
     found = ssim_map(a[None, None], b[None, None]).flatten()
     torch.testing.assert_close(found, expected, atol=1e-9, rtol=0)
     a.requires_grad_()
@@ -239,7 +239,7 @@ def test_refusals_name_the_fault_and_the_way_out(change: Callable, message: str)
 
 
 def test_import_needs_no_torch() -> None:
-    code = "import sys, synth.metrics; sys.exit('torch' in sys.modules)"
+    code = "import sys, synth.metrics.image; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 

@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
 
-from synth.errors import SynthError
-from synth.overlap import (
+from synth.base.errors import SynthError
+from synth.metrics.overlap import (
     WORST_HD95_MM,
     dice,
     evaluate_regions,
@@ -21,7 +21,7 @@ from synth.overlap import (
     lesionwise_2025,
     nsd,
 )
-from synth.surface import _surface_areas, surface_distances
+from synth.metrics.surface import _surface_areas, surface_distances
 
 MM = (1.0, 1.0, 1.0)
 SHAPE = (64, 56, 48)

@@ -7,12 +7,12 @@ import pytest
 import torch
 from scipy import ndimage
 
-from synth.errors import SynthError
-from synth.phantom import FILES, Phantom, case_id, make_phantom, write_cohort
+from synth.base.errors import SynthError
+from synth.data.volume import Volume
 from synth.phantom.anatomy import MNI_NOTICE, Grid, Noise
+from synth.phantom.cohort import FILES, Phantom, case_id, make_phantom, write_cohort
 from synth.phantom.scanner import MODALITIES, thick_slices
-from synth.picture import cohort_montage, display_planes, montage, three_planes
-from synth.volume import Volume
+from synth.pictures.montage import cohort_montage, display_planes, montage, three_planes
 
 CASES = 5
 

@@ -8,7 +8,7 @@ import pytest
 from scipy import ndimage
 from scipy.spatial import KDTree
 
-from synth.placement import allowed, components, find, place, put, site, valid_corners, vary
+from synth.data.placement import allowed, components, find, place, put, site, valid_corners, vary
 from tests.conftest import ball, brain
 
 SHAPE = (40, 44, 36)

@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from synth.errors import SynthError
-from synth.prepare import background_of, brain_mask, prepare
-from synth.volume import Volume
+from synth.base.errors import SynthError
+from synth.data.prepare import background_of, brain_mask, prepare
+from synth.data.volume import Volume
 from tests.conftest import LPS, ball, brain, rotation
 
 ORIENTATIONS = [

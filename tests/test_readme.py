@@ -21,8 +21,8 @@ import pytest
 
 from synth.cli import VERBS, function, main
 from synth.cli.parser import build
-from synth.log import read_metrics
-from synth.split import read_split
+from synth.data.split import read_split
+from synth.training.log import read_metrics
 from tests.test_run_sh import checkout, run  # noqa: F401 (checkout is a fixture)
 
 ROOT = Path(__file__).parents[1]
@@ -220,7 +220,7 @@ def test_the_split_of_the_page_is_read(tmp_path: Path) -> None:
 
 
 def test_the_tables_are_those_of_the_code() -> None:
-    from synth.case import FOLDERS, SCHEMES, SUFFIXES
+    from synth.data.case import FOLDERS, SCHEMES, SUFFIXES
 
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     assert [s for s in SUFFIXES if f"`{s}`" not in text] == []

@@ -14,16 +14,15 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-import ddpm_lora.made as made_module
+import ddpm_lora.write_samples as made_module
 from ddpm_lora.config import PRESETS
-from synth.case import MODALITIES, discover
+from synth.base.files import file_hash, read_json, write_json
 from synth.cli import main
-from synth.config import read_json, write_json
-from synth.manifest import file_hash
-from synth.picture import montage
-from synth.prepare import brain_mask
-from synth.split import Entry, Split, patient_marks, read_split, write_split
-from synth.volume import Volume
+from synth.data.case import MODALITIES, discover
+from synth.data.prepare import brain_mask
+from synth.data.split import Entry, Split, patient_marks, read_split, write_split
+from synth.data.volume import Volume
+from synth.pictures.montage import montage
 from tests import spoil
 from tests.conftest import write_case
 from tests.test_ddpm_lora_generate import save_adapter, save_model

@@ -8,9 +8,8 @@ import torch
 from diffusers import DPMSolverMultistepScheduler
 from monai.networks.schedulers import DDIMScheduler, DDPMScheduler
 
-from synth.diffusion import Schedule, alpha_sigma, coefficients
-from synth.errors import SynthError
-from synth.sampling import (
+from synth.base.errors import SynthError
+from synth.diffusion.sampling import (
     clean,
     ddim,
     ddpm,
@@ -22,6 +21,7 @@ from synth.sampling import (
     noised,
     with_known,
 )
+from synth.diffusion.schedule import Schedule, alpha_sigma, coefficients
 
 SPACINGS = ["uniform", "karras", "logsnr"]
 SAMPLERS = {

@@ -16,22 +16,21 @@ import torch
 from nibabel.processing import resample_from_to
 from torch import Tensor, nn
 
+import segmentation.inference.write_segmentations as written_module
 import segmentation.network
-import segmentation.written as written_module
 from segmentation.config import REGIONS, Config
 from segmentation.data import prepared
-from segmentation.postprocess import Postprocessing
+from segmentation.inference.postprocess import Postprocessing
+from segmentation.inference.segment import Plan, load, scans_of, segment
 from segmentation.predict import probabilities
-from segmentation.segment import Plan, load, scans_of, segment
-from synth import checkpoint
-from synth.case import MODALITIES, Case, discover, region
+from synth.base.files import file_hash, read_json
+from synth.checkpoints import checkpoint
 from synth.cli import function, main
 from synth.cli.parser import build
-from synth.config import read_json
-from synth.manifest import file_hash
-from synth.picture import montage
-from synth.split import Entry, Split, write_split
-from synth.volume import Volume
+from synth.data.case import MODALITIES, Case, discover, region
+from synth.data.split import Entry, Split, write_split
+from synth.data.volume import Volume
+from synth.pictures.montage import montage
 from tests import spoil
 from tests.conftest import brain, rotation, write_case
 from tests.test_run_sh import checkout, parser_of, run, verbs  # noqa: F401 (checkout is a fixture)
@@ -354,10 +353,11 @@ def test_what_was_made_otherwise_is_not_taken_for_done(
     words = ["segment", str(data), "-o", str(out), "--models", str(model)]
     assert main(words) == 0
     before = made(out)
-    assert main([*words, "--device", "cpu", "--weights", "3"]) != 1
-    capsys.readouterr()
+    assert main([*words, "--device", "cpu"]) == 0
+    assert "0 made, 2 already there" in capsys.readouterr().err
     for more, told in (
         (["--tta"], "was made with tta = False, not True"),
+        (["--weights", "3"], "was made with weights = [[1.0, 1.0, 1.0]], not [[3.0, 3.0, 3.0]]"),
         (["--thresholds", "0.6"], "was made with rules"),
         (["--scheme", "brats2021"], "was made with scheme = brats2023, not brats2021"),
     ):

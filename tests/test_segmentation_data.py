@@ -12,10 +12,10 @@ from segmentation import augment, predict
 from segmentation.augment import AIR, cut, flipped, varied, warp, warped
 from segmentation.config import Config
 from segmentation.data import SegmentationData, prepared, standardised
-from synth.case import MODALITIES, Case, discover
-from synth.dataset import ArrayCache
-from synth.errors import SynthError
-from synth.volume import Volume
+from synth.base.errors import SynthError
+from synth.data.cache import ArrayCache
+from synth.data.case import MODALITIES, Case, discover
+from synth.data.volume import Volume
 from tests.conftest import ball, write_case
 
 SMALL = Config(width=4, patch=(16, 16, 16), spacing_mm=1.0, augment="none")

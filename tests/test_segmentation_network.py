@@ -7,11 +7,11 @@ import pytest
 import torch
 import torch.nn.functional as F  # noqa: N812
 
-from segmentation import kernels, mednext
 from segmentation.config import Config
 from segmentation.network import build
-from segmentation.upkern import grown
-from synth.errors import SynthError
+from segmentation.networks import cpu_convolutions, mednext
+from segmentation.networks.upkern import grown
+from synth.base.errors import SynthError
 
 SMALL = Config(width=4)
 OFFICIAL = {  # parameters, of which one is a dummy scalar that no computation reads
@@ -64,7 +64,7 @@ def test_depthwise_gradients_are_pytorchs(stride: int, kernel: int, transposed: 
     layer = kind(3, 3, kernel, stride=stride, padding=kernel // 2, groups=3)
     for shape in ((2, 3, 7, 6, 5), (1, 3, 2, 1, 8)):
         x = noise(shape).requires_grad_()
-        found, expected = kernels.depthwise(x, layer), layer(x)
+        found, expected = cpu_convolutions.depthwise(x, layer), layer(x)
         torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
         weigh = noise(tuple(expected.shape), 1)
         wanted = [x, layer.weight, layer.bias]
@@ -77,14 +77,14 @@ def test_depthwise_gradients_are_pytorchs(stride: int, kernel: int, transposed: 
 
 
 def test_feed_forward_is_the_layers_in_float64(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(kernels, "CHUNK", 256 * 8)  # several chunks of 256 voxels
+    monkeypatch.setattr(cpu_convolutions, "CHUNK", 256 * 8)  # several chunks of 256 voxels
     norm, expand = torch.nn.GroupNorm(4, 4), torch.nn.Conv3d(4, 8, 1)
     compress = torch.nn.Conv3d(8, 3, 1)
     torch.nn.init.normal_(norm.weight)
     torch.nn.init.normal_(norm.bias)
     parameters = [p for layer in (norm, expand, compress) for p in layer.parameters()]
     x = (50 + noise((2, 4, 9, 8, 10))).requires_grad_()  # a mean far above the deviation
-    y = kernels.feed_forward(x, norm, expand, compress)
+    y = cpu_convolutions.feed_forward(x, norm, expand, compress)
     weigh = noise(tuple(y.shape), 1)
     found = torch.autograd.grad((y * weigh).sum(), [x, *parameters])
     for layer in (norm, expand, compress):
@@ -100,13 +100,13 @@ def test_feed_forward_is_the_layers_in_float64(monkeypatch: pytest.MonkeyPatch) 
 def test_small_mednext_is_monais_with_its_gradients() -> None:
     from monai.networks.nets import MedNeXt as Theirs
 
-    from segmentation import compat
+    from segmentation import legacy
 
     theirs = Theirs(
         init_filters=8, in_channels=4, out_channels=3, kernel_size=3, deep_supervision=True,
         use_residual_connection=True,
     )  # fmt: skip
-    config, weights = compat.convert(theirs.state_dict(), "monai.pt")
+    config, weights = legacy.convert(theirs.state_dict(), "monai.pt")
     assert config == Config(width=8)
     ours = build(config)
     ours.load_state_dict(weights)
@@ -114,7 +114,7 @@ def test_small_mednext_is_monais_with_its_gradients() -> None:
     for mine, other in zip(ours(x), theirs(x), strict=True):
         assert apart(mine, other) < 1e-5
     loss_of(list(theirs(x))).backward()
-    expected = {compat.our_name(k): p.grad for k, p in theirs.named_parameters()}
+    expected = {legacy.our_name(k): p.grad for k, p in theirs.named_parameters()}
     for name, gradient in gradients(ours, x).items():
         wanted = expected[name]
         if name.startswith("heads.") and gradient.ndim == 5:
@@ -130,7 +130,7 @@ def test_small_mednext_is_monais_with_its_gradients() -> None:
 def test_recomputing_changes_nothing(
     policy: str, fast: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for module in (kernels, mednext):
+    for module in (cpu_convolutions, mednext):
         monkeypatch.setattr(module, "quick", lambda _: fast)
     plain, thrifty = build(SMALL), build(Config(width=4, checkpointing=policy))
     thrifty.load_state_dict(plain.state_dict())
@@ -159,7 +159,7 @@ def kept_bytes(model: torch.nn.Module, x: torch.Tensor) -> int:
 def test_policies_keep_less(monkeypatch: pytest.MonkeyPatch) -> None:
     x = noise((1, 4, 32, 32, 32))
     quick = kept_bytes(build(Config(width=4)), x)
-    for module in (kernels, mednext):
+    for module in (cpu_convolutions, mednext):
         monkeypatch.setattr(module, "quick", lambda _: False)
     none, expansion, block = (
         kept_bytes(build(Config(width=4, checkpointing=p)), x)
@@ -256,7 +256,7 @@ def test_parts_lie_where_their_names_say(network: str) -> None:
             part = model.part_of(f"{name}.weight")
             module.register_forward_hook(watch(part))
     with torch.no_grad(), pytest.MonkeyPatch.context() as patched:
-        for home in (kernels, mednext):
+        for home in (cpu_convolutions, mednext):
             patched.setattr(home, "quick", lambda _: False)
         model(noise((1, 4, *config.patch)))
     levels = [part for part in finest if part[:3] in ("enc", "dec")]

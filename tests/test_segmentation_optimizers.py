@@ -9,11 +9,11 @@ from torch.optim import SGD, AdamW, RMSprop, lr_scheduler
 
 from segmentation.config import Config
 from segmentation.optimizers import ScheduleFreeAdamW, build
-from synth import checkpoint
-from synth.errors import SynthError
-from synth.loop.learning_rate import Patience, learning_rate_scale
-from synth.train import train
-from synth.training_config import TrainConfig
+from synth.base.errors import SynthError
+from synth.checkpoints import checkpoint
+from synth.training.config import TrainConfig
+from synth.training.learning_rate import Patience, learning_rate_scale
+from synth.training.loop import train
 from tests.test_train import assert_same, state
 from tests.toy_recipe import Config as ToyConfig
 from tests.toy_recipe import Items, OneRecipe, register

@@ -11,11 +11,11 @@ from hypothesis import strategies as st
 from scipy import ndimage
 
 from segmentation.config import REGIONS
-from segmentation.ensemble import ensemble, weights_of
-from segmentation.postprocess import Postprocessing, classes, filtered, labels, settle
-from synth.case import SCHEMES, region
-from synth.config import from_dict, to_dict
-from synth.errors import SynthError
+from segmentation.inference.ensemble import ensemble, weights_of
+from segmentation.inference.postprocess import Postprocessing, classes, filtered, labels, settle
+from synth.base.config import from_dict, to_dict
+from synth.base.errors import SynthError
+from synth.data.case import SCHEMES, region
 
 ML = 0.001  # a voxel of 1 mm
 SHAPE = (20, 20, 20)

@@ -14,12 +14,12 @@ from segmentation import finetune
 from segmentation.config import FROM_DATA, LARGEST, Config
 from segmentation.data import SegmentationData
 from segmentation.network import build
-from segmentation.recipe import Recipe, assemble, suited
-from synth import checkpoint
-from synth.case import discover
+from segmentation.recipe import Recipe, assemble, fit_to_data
+from synth.base.errors import SynthError
+from synth.checkpoints import checkpoint
 from synth.cli import main
-from synth.errors import SynthError
-from synth.overlap import dice
+from synth.data.case import discover
+from synth.metrics.overlap import dice
 from synth.phantom.cohort import write_cohort
 from tests.conftest import write_case
 from tests.test_train import assert_same, state
@@ -94,10 +94,10 @@ def test_the_patch_can_be_chosen_from_the_data_and_resuming_chooses_the_same(coh
 def test_a_chosen_patch_has_a_limit_and_the_networks_multiple(cohort, tmp_path):
     cases = discover(cohort)
     huge = replace(SMALL, patch=FROM_DATA, spacing_mm=0.12)
-    assert suited(huge, cases[:1], cache=tmp_path).patch == LARGEST
+    assert fit_to_data(huge, cases[:1], cache=tmp_path).patch == LARGEST
     swin = replace(SMALL, patch=FROM_DATA, network="swin_unetr", width=12)
-    assert suited(swin, cases, cache=tmp_path).patch == (32, 32, 32)
-    assert suited(SMALL, cases, cache=tmp_path) is SMALL
+    assert fit_to_data(swin, cases, cache=tmp_path).patch == (32, 32, 32)
+    assert fit_to_data(SMALL, cases, cache=tmp_path) is SMALL
 
 
 @pytest.mark.parametrize(
@@ -286,8 +286,8 @@ def test_one_demo_case_is_learned_by_heart(tmp_path):
     import time
 
     from segmentation.config import PRESETS
-    from synth.train import train
-    from synth.training_config import TrainConfig
+    from synth.training.config import TrainConfig
+    from synth.training.loop import train
 
     write_cohort(tmp_path / "data", cases=1)
     cases = discover(tmp_path / "data")

@@ -8,10 +8,9 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from synth.case import SCHEMES
-from synth.errors import SynthError
-from synth.overlap import dice, lesionwise_2023
-from synth.segmentation_scores import (
+from synth.base.errors import SynthError
+from synth.data.case import SCHEMES
+from synth.evaluate.segmentation_scores import (
     CONVENTIONS,
     METRICS,
     OFFICIAL,
@@ -24,6 +23,7 @@ from synth.segmentation_scores import (
     table_rows,
     write_scores,
 )
+from synth.metrics.overlap import dice, lesionwise_2023
 
 SHAPE = (18, 20, 16)
 MM = (1.0, 2.0, 1.5)

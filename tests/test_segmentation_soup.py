@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from segmentation.soup import Mean, Scores, Soup, content_hash, greedy, uniform
-from synth.errors import SynthError
+from segmentation.soup.averaging import Mean, Scores, Soup, content_hash, greedy, uniform
+from synth.base.errors import SynthError
 
 TARGET = torch.tensor([1.0, -2.0, 0.5])
 

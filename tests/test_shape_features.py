@@ -11,8 +11,8 @@ from hypothesis.extra.numpy import arrays
 from scipy import ndimage
 from scipy.special import ellipeinc, ellipkinc
 
-from synth.errors import SynthError
-from synth.shape_features import (
+from synth.base.errors import SynthError
+from synth.metrics.shape import (
     DESCRIBED,
     DIRECTION_WEIGHTS,
     DIRECTIONS,

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from synth.errors import SynthError
-from synth.statistics import bootstrap_ci, paired_difference
+from synth.base.errors import SynthError
+from synth.metrics.statistics import bootstrap_ci, paired_difference
 
 
 @pytest.mark.parametrize("statistic", [np.mean, np.median])

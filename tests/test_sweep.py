@@ -9,19 +9,21 @@ from pathlib import Path
 
 import pytest
 
-from synth import checkpoint, families
+from synth.base import families
+from synth.base.config import from_dict, to_dict
+from synth.base.errors import SynthError
+from synth.base.files import read_json
+from synth.checkpoints import checkpoint
 from synth.cli import main, models
 from synth.cli.parser import build
 from synth.cli.sweep import _jobs
 from synth.cli.sweep import sweep as sweep_verb
-from synth.config import from_dict, read_json, to_dict
-from synth.errors import SynthError
-from synth.launch import Options
-from synth.log import read_metrics
-from synth.loop.stopping import Stop
-from synth.search import Range, flags, grid, read_space
-from synth.sweep import begin, gather, opened, prepare, rows, table, try_grid
-from synth.training_config import TrainConfig
+from synth.jobs.launch import Options
+from synth.jobs.sweep import begin, gather, opened, prepare, rows, table, try_grid
+from synth.jobs.sweep_space import Range, flags, grid, read_space
+from synth.training.config import TrainConfig
+from synth.training.log import read_metrics
+from synth.training.stopping import Stop
 from tests import toy_recipe, toy_train
 from tests.conftest import write_case
 from tests.test_launch import submitit  # noqa: F401 (a fixture)
@@ -170,7 +172,7 @@ def journal(out: Path):
 
 def test_optuna_learns_and_its_proposals_depend_on_the_seed_alone(tmp_path):
     pytest.importorskip("optuna")
-    from synth.proposals import try_optuna
+    from synth.jobs.sweep_optuna import try_optuna
 
     tried = {}
     for name, seed, steps in (("a", 1, (14,)), ("b", 1, (5, 14)), ("c", 2, (14,))):
@@ -190,7 +192,7 @@ def test_optuna_learns_and_its_proposals_depend_on_the_seed_alone(tmp_path):
 
 def test_a_trial_that_fails_stays_open_for_the_next_sweep(tmp_path, monkeypatch):
     pytest.importorskip("optuna")
-    from synth.proposals import try_optuna
+    from synth.jobs.sweep_optuna import try_optuna
 
     sweep, space = sweep_in(tmp_path), space_of("lr=1e-3,1e-2")
     monkeypatch.setenv("TOY_FAILS", "1")
@@ -207,11 +209,11 @@ def test_a_trial_that_fails_stays_open_for_the_next_sweep(tmp_path, monkeypatch)
 SCRIPT = """
 import os, sys, time
 from pathlib import Path
-from synth.launch import Options
-from synth.log import read_metrics
-from synth.loop.stopping import Stop
-from synth.proposals import try_optuna
-from synth.search import read_space
+from synth.jobs.launch import Options
+from synth.training.log import read_metrics
+from synth.training.stopping import Stop
+from synth.jobs.sweep_optuna import try_optuna
+from synth.jobs.sweep_space import read_space
 from tests.toy_train import Config, resolve, sweep_in
 space = read_space(["lr=1e-4..1e-2", "width=4,8"], [Config], ranges=True)
 options = Options(program="tests.toy_train")
@@ -264,10 +266,10 @@ def test_two_workers_on_one_journal_lose_no_trial_and_run_none_twice(tmp_path, m
 @pytest.mark.usefixtures("submitit")
 def test_workers_can_be_hired(tmp_path, monkeypatch):
     pytest.importorskip("optuna")
-    import synth.proposals
-    from synth.proposals import hire
+    import synth.jobs.sweep_optuna
+    from synth.jobs.sweep_optuna import hire
 
-    monkeypatch.setattr(synth.proposals.time, "strftime", lambda _: "now")
+    monkeypatch.setattr(synth.jobs.sweep_optuna.time, "strftime", lambda _: "now")
     sweep = sweep_in(tmp_path)
     words = ["train", f"--out={tmp_path}/runs/x", "--lr=1e-3"]
     options = Options(program="tests.toy_train", at_once=2)

@@ -7,10 +7,8 @@ import pytest
 import torch
 from scipy import ndimage
 
-from synth.distribution import frechet_distance, mmd2, ms_ssim_3d
-from synth.errors import SynthError
-from synth.synthesis_case import Scans
-from synth.synthesis_distance import (
+from synth.base.errors import SynthError
+from synth.evaluate.scans.distance import (
     Standard,
     frechet,
     kernel_distance,
@@ -18,7 +16,9 @@ from synth.synthesis_distance import (
     pair_similarity,
     weighted_mmd2,
 )
-from synth.synthesis_features import RandomConvolutions, pooled, standardised
+from synth.evaluate.scans.random_features import RandomConvolutions, pooled, standardised
+from synth.evaluate.scans.scan_case import Scans
+from synth.metrics.distribution import frechet_distance, mmd2, ms_ssim_3d
 from tests.toy_scans import loaded
 
 

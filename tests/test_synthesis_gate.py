@@ -6,13 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from ddpm_lora.offspring import Pedigree, append
-from synth.case import discover
+from ddpm_lora.provenance import Pedigree, append
+from synth.base.errors import SynthError
+from synth.base.files import read_json, write_json
 from synth.cli import main
-from synth.config import read_json, write_json
-from synth.errors import SynthError
-from synth.split import Entry, Split, read_split, write_split
-from synth.synthesis_gate import (
+from synth.data.case import discover
+from synth.data.split import Entry, Split, read_split, write_split
+from synth.evaluate.quality_filter import (
     Rule,
     judge_rows,
     parse_rules,

@@ -8,11 +8,11 @@ import pytest
 import pywt
 from scipy import ndimage
 
-from synth.case import MODALITIES, Case
-from synth.errors import SynthError
-from synth.synthesis_case import ED, ET, NCR, Scans, common_spacing_mm, load_scans, real_sets
-from synth.synthesis_copies import Memory, code_of
-from synth.synthesis_regions import (
+from synth.base.errors import SynthError
+from synth.data.case import MODALITIES, Case
+from synth.data.volume import Volume
+from synth.evaluate.scans.copies import Memory, code_of
+from synth.evaluate.scans.regions import (
     column,
     mean_names,
     region_statistics,
@@ -20,8 +20,16 @@ from synth.synthesis_regions import (
     signs,
     worst_z,
 )
-from synth.synthesis_texture import band_energies, energy_ratio, texture_columns
-from synth.volume import Volume
+from synth.evaluate.scans.scan_case import (
+    ED,
+    ET,
+    NCR,
+    Scans,
+    common_spacing_mm,
+    load_scans,
+    real_sets,
+)
+from synth.evaluate.scans.texture import band_energies, energy_ratio, texture_columns
 from tests.toy_scans import AFFINE, MM, SHAPE, cohort, loaded, patient, write
 
 

@@ -10,11 +10,11 @@ import pytest
 import torch
 import torch.nn.functional as F  # noqa: N812
 
-from synth.architecture import UNetConfig
-from synth.errors import SynthError
-from synth.unet import Attention, UNet, timestep_embedding
+from synth.base.errors import SynthError
+from synth.diffusion.unet import Attention, UNet, timestep_embedding
+from synth.diffusion.unet_config import UNetConfig
 
-FIXTURES = Path(__file__).parents[2] / "shared" / "fixtures"
+FIXTURES = Path(__file__).parent / "golden" / "public"
 WDM = UNetConfig()
 MED_DDPM = UNetConfig(
     out_channels=4, multipliers=(1, 1, 2, 3, 4), skips="concat", resample="conv",
@@ -50,8 +50,6 @@ def parameters(config: UNetConfig) -> int:
 
 def golden(name: str) -> dict:
     file = FIXTURES / f"{name}.json"
-    if not file.exists():
-        pytest.skip("the fixtures of the public networks are not beside this checkout")
     return json.loads(file.read_text())
 
 

@@ -16,11 +16,11 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image
 
-from synth import thumbnail, viewer
-from synth.case import Case, discover
+from synth.base.errors import SynthError
 from synth.cli import main
-from synth.errors import SynthError
-from synth.volume import Volume
+from synth.data.case import Case, discover
+from synth.data.volume import Volume
+from synth.pictures import slices, viewer
 from tests.conftest import LPS
 
 
@@ -185,7 +185,7 @@ def test_a_notebook_shows_a_volume_in_three_planes_with_its_facts(case: Case) ->
     low, high = scan.data.min(), scan.data.max()
     assert f"image: 20×24×18 voxels of 1×1×1 mm, float32 from {low:.4g} to {high:.4g}" in html
     (picture,) = pictures(html)
-    widths = [thumbnail.draw(scan, p, 9, side=140).shape[1] for p in thumbnail.PLANES]
+    widths = [slices.draw(scan, p, 9, side=140).shape[1] for p in slices.PLANES]
     assert picture.shape == (140, sum(widths) + 2 * 2)
     assert len(html) < 40_000
     count = int(mask.data.sum())

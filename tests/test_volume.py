@@ -9,8 +9,9 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from synth.errors import SynthError
-from synth.volume import Volume, atomic_path
+from synth.base.errors import SynthError
+from synth.base.files import atomic_path
+from synth.data.volume import Volume
 from tests.conftest import LPS, brain
 
 DTYPES = [np.uint8, np.int8, np.int16, np.uint16, np.int32, np.float32, np.float64]
@@ -164,8 +165,8 @@ def test_a_full_disk_leaves_nothing_half_written(tmp_path: Path) -> None:
     """The kernel refuses to write past 4 kB, as it does on a full disk."""
     code = (
         "import resource, signal, sys, numpy as np\n"
-        "from synth.errors import SynthError\n"
-        "from synth.volume import Volume\n"
+        "from synth.base.errors import SynthError\n"
+        "from synth.data.volume import Volume\n"
         "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
         "noise = np.random.default_rng(0).normal(size=(1, 40, 40, 40)).astype(np.float32)\n"
         "volume = Volume(data=noise, affine=np.eye(4))\n"

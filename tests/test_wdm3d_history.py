@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from synth.base.errors import SynthError
 from synth.cli import main
-from synth.errors import SynthError
 from tests.conftest import write_case
 from wdm3d.config import Config
 from wdm3d.history import MODES, REFUSED, translate

@@ -14,8 +14,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from synth.checkpoint import Checkpoint
-from synth.wavelet import any_in_block, idwt3
+from synth.checkpoints.checkpoint import Checkpoint
+from synth.diffusion.wavelet import any_in_block, idwt3
 from tests.conftest import ball, brain
 from wdm3d import modes
 from wdm3d.config import Config

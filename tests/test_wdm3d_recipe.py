@@ -10,12 +10,12 @@ import pytest
 import torch
 from torch.utils.data import default_collate
 
-from synth import checkpoint
-from synth.case import discover
+from synth.checkpoints import checkpoint
 from synth.cli import main
-from synth.placement import allowed, place, site
-from synth.similarity import ssim_map
-from synth.unhealthy import dilated_tumour
+from synth.data.case import discover
+from synth.data.placement import allowed, place, site
+from synth.data.tumour_mask import dilated_tumour
+from synth.metrics.ssim_loss import ssim_map
 from tests.conftest import write_case
 from wdm3d.config import PRESETS, Config
 from wdm3d.data import InpaintingData

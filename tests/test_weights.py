@@ -15,19 +15,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ddpm_lora import adapters
+from ddpm_lora.lora import adapters
 from segmentation.augment import AIR
 from segmentation.config import PRESETS
 from segmentation.data import SegmentationData
-from synth import checkpoint
-from synth.case import MODALITIES, discover
+from synth.base.config import to_dict
+from synth.checkpoints import checkpoint
 from synth.cli import main
 from synth.cli.models import resolved, train, train_settings
 from synth.cli.parser import build
-from synth.config import to_dict
-from synth.judge_inpainting import evaluate_inpainting
-from synth.split import data_hash, hold_out, read_split
-from synth.volume import Volume
+from synth.data.case import MODALITIES, discover
+from synth.data.split import data_hash, hold_out, read_split
+from synth.data.volume import Volume
+from synth.evaluate.inpainting import evaluate_inpainting
 
 WEIGHTS = Path(__file__).parents[1] / "weights"
 BASE = WEIGHTS / "ddpm_lora"

@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 from scipy import ndimage
 
-from synth.case import MODALITIES, Case, discover
-from synth.synthesis_case import Scans, load_scans
-from synth.volume import Volume
+from synth.data.case import MODALITIES, Case, discover
+from synth.data.volume import Volume
+from synth.evaluate.scans.scan_case import Scans, load_scans
 from tests.conftest import ball
 
 SHAPE = (36, 40, 36)

@@ -14,10 +14,10 @@ from typing import Any, Literal
 
 from torch import nn
 
-from synth import checkpoint
-from synth.config import from_dict, to_dict
-from synth.sweep import begin
-from synth.training_config import TrainConfig
+from synth.base.config import from_dict, to_dict
+from synth.checkpoints import checkpoint
+from synth.jobs.sweep import begin
+from synth.training.config import TrainConfig
 from tests import toy_recipe
 
 COMMAND = ("train", "toy", "--data=nowhere")

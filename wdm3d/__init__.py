@@ -21,11 +21,16 @@ if TYPE_CHECKING:
 
 __all__ = ["Inpainted", "Inpainter", "Plan", "inpaint"]
 
-_HOMES = {"Inpainted": "generate", "inpaint": "generate", "Inpainter": "inpainter", "Plan": "plan"}
+_HOMES = {
+    "Inpainted": "wdm3d.generate",
+    "inpaint": "wdm3d.generate",
+    "Inpainter": "wdm3d.inpainter",
+    "Plan": "wdm3d.plan",
+}
 
 
 def __getattr__(name: str) -> Any:
     """Import a public name when it is first asked for (PEP 562): configurations need no torch."""
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
+    return getattr(importlib.import_module(_HOMES[name]), name)

@@ -11,9 +11,9 @@ import numpy as np
 from scipy import ndimage
 from scipy.spatial import ConvexHull
 
-from synth.fill import reflect
-from synth.prepare import HIGH_PERCENTILE, background_of, brain_mask
-from synth.volume import Volume
+from synth.data.fill import reflect
+from synth.data.prepare import HIGH_PERCENTILE, background_of, brain_mask
+from synth.data.volume import Volume
 
 AIR = -0.85  # painted values below this are background: the darkest CSF is well above it
 MARGIN_MM = 6.0

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from synth.case import Case, guess_scheme, region, split_name
-from synth.errors import SynthError
-from synth.unhealthy import dilated_tumour
-from synth.volume import Volume
+from synth.base.errors import SynthError
+from synth.data.case import Case, guess_scheme, region, split_name
+from synth.data.tumour_mask import dilated_tumour
+from synth.data.volume import Volume
 from wdm3d.config import Config
 from wdm3d.data import load_images
 

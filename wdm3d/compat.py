@@ -12,8 +12,8 @@ from typing import Any
 
 from torch import Tensor
 
-from synth.config import did_you_mean
-from synth.errors import SynthError
+from synth.base.config import did_you_mean
+from synth.base.errors import SynthError
 from wdm3d.config import BANDS, Config
 
 FIRST, LAST = "input_blocks.0.0.weight", "out.2.weight"

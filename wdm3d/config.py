@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from synth.architecture import UNetConfig
-from synth.errors import SynthError
-from synth.training_config import TrainConfig
+from synth.base.errors import SynthError
+from synth.diffusion.unet_config import UNetConfig
+from synth.training.config import TrainConfig
 
 BANDS = 8  # of one wavelet level
 INPUT_SCALE = 0.35  # of the bands of what is shown (guided mode): about unit size then
@@ -145,6 +145,11 @@ class Config:
         )
 
 
+def draws_its_data(config: Config) -> bool:
+    """Say whether training draws its own heads and needs no cases."""
+    return config.heads > 0
+
+
 PUBLISHED = Config(mode="always_known_healthy", crop=256)
 PRESETS: dict[str, Config] = {
     # 83.2 M parameters, 8.46 TFLOP a call at 256³; 0.842 SSIM, 22.61 dB (BraTS 2024 validation)
@@ -162,8 +167,17 @@ PRESETS: dict[str, Config] = {
     ),
     # for heads that `--heads` draws, and for any scan: 1 mm, any contrast
     "heads": Config(
-        mode="guided", crop=64, wavelet_levels=2, width=64, multipliers=(1, 1, 2), groups=8,
-        lr=6e-4, weight_decay=0.01, ssim=0.3, terminal_share=0.65, schedule="linear",
+        mode="guided",
+        crop=64,
+        wavelet_levels=2,
+        width=64,
+        multipliers=(1, 1, 2),
+        groups=8,
+        lr=6e-4,
+        weight_decay=0.01,
+        ssim=0.3,
+        terminal_share=0.65,
+        schedule="linear",
     ),
     "tiny": Config(
         spacing_mm=2.8, crop=32, width=32, multipliers=(1, 2, 3), groups=8, atlas=32, lr=1e-3

@@ -14,16 +14,16 @@ import torch
 from scipy import ndimage
 from torch import Tensor
 
-from synth.case import Case
-from synth.dataset import ArrayCache, Arrays, bias_field, fingerprint, gamma
-from synth.errors import SynthError
-from synth.fill import mirror_axis
-from synth.metrics import intensity_window
-from synth.placement import ANY_NEIGHBOUR, Site, components, place, site
-from synth.prepare import HIGH_PERCENTILE, brain_mask, prepare
-from synth.seeding import mix
-from synth.unhealthy import tumour_mask
-from synth.volume import Volume
+from synth.base.errors import SynthError
+from synth.base.seeding import mix
+from synth.data.cache import ArrayCache, Arrays, bias_field, fingerprint, gamma
+from synth.data.case import Case
+from synth.data.fill import mirror_axis
+from synth.data.placement import ANY_NEIGHBOUR, Site, components, place, site
+from synth.data.prepare import HIGH_PERCENTILE, brain_mask, prepare
+from synth.data.tumour_mask import tumour_mask
+from synth.data.volume import Volume
+from synth.metrics.image import intensity_window
 from wdm3d.boxes import box_around, crop
 from wdm3d.config import Config
 from wdm3d.scene import BACKGROUND, Scene, brain_frame, view

@@ -18,16 +18,25 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from synth import checkpoint
-from synth.check import require_usable_mask
-from synth.diffusion import Denoiser, Schedule, alpha_sigma
-from synth.errors import SynthError
-from synth.fill import mirror_axis
-from synth.prepare import Prepared, background_of, brain_mask, prepare
-from synth.sampling import Step, ddim, ddpm, dpmpp_2m, levels, noise_like, noised, with_known
-from synth.seeding import generator
-from synth.volume import Volume
-from synth.wavelet import any_in_block
+from synth.base.errors import SynthError
+from synth.base.seeding import generator
+from synth.checkpoints import checkpoint
+from synth.data.check import require_usable_mask
+from synth.data.fill import mirror_axis
+from synth.data.prepare import Prepared, background_of, brain_mask, prepare
+from synth.data.volume import Volume
+from synth.diffusion.sampling import (
+    Step,
+    ddim,
+    ddpm,
+    dpmpp_2m,
+    levels,
+    noise_like,
+    noised,
+    with_known,
+)
+from synth.diffusion.schedule import Denoiser, Schedule, alpha_sigma
+from synth.diffusion.wavelet import any_in_block
 from wdm3d.air import AIR, beyond, emptied, grounded
 from wdm3d.boxes import Box, add, box_around, crop, regions, tiles
 from wdm3d.config import Config

@@ -18,14 +18,14 @@ import torch
 from scipy import ndimage
 from torch import Tensor
 
-from synth.dataset import ArrayCache, Arrays
-from synth.errors import SynthError
-from synth.heads import Anatomy, anatomies, draw_head
-from synth.log import Progress
-from synth.metrics import intensity_window
-from synth.placement import place, site
-from synth.prepare import crop_or_pad
-from synth.seeding import mix
+from synth.data.cache import ArrayCache, Arrays
+from synth.base.errors import SynthError
+from synth.data.heads import Anatomy, anatomies, draw_head
+from synth.training.log import Progress
+from synth.metrics.image import intensity_window
+from synth.data.placement import place, site
+from synth.data.prepare import crop_or_pad
+from synth.base.seeding import mix
 from wdm3d.config import Config
 from wdm3d.data import InpaintingData, item_of
 from wdm3d.guides import guides_of
@@ -218,4 +218,3 @@ class GuidedData:
                 where = where.occupied(region)
                 regions.append(region & brain if rng.random() < CUT_TO_BRAIN else region)
         return regions
-

@@ -14,9 +14,9 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import ndimage
 
-from synth.fill import FACES, biharmonic, harmonic
-from synth.heads import SPACING_MM, Anatomy, template
-from synth.registration import register
+from synth.data.fill import FACES, biharmonic, harmonic
+from synth.data.heads import SPACING_MM, Anatomy, template
+from synth.data.registration import register
 from wdm3d.boxes import Box, crop
 
 FILLS = ("template", "mirror", "biharmonic", "harmonic")

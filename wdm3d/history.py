@@ -11,8 +11,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, get_args, get_type_hints
 
-from synth.config import did_you_mean
-from synth.errors import SynthError
+from synth.base.config import did_you_mean
+from synth.base.errors import SynthError
 from wdm3d.config import Config
 
 _WEIGHTED = {"l1": 0.0, "mse": 10.0, "everywhere": 1.0}

@@ -10,7 +10,7 @@ import numpy as np
 from scipy import ndimage
 from scipy.spatial.transform import Rotation
 
-from synth.heads import smooth_noise
+from synth.data.heads import smooth_noise
 
 MEDIAN_RADIUS_MM = 16.0
 SPREAD = 0.45  # standard deviation of the logarithm of the radius

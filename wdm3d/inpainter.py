@@ -11,10 +11,10 @@ from pathlib import Path
 
 import torch
 
-from synth.batch import run_batch
-from synth.case import Case, discover, require_unique
-from synth.devices import pick
-from synth.errors import SynthError
+from synth.base.devices import pick
+from synth.base.errors import SynthError
+from synth.data.case import Case, discover, require_unique
+from synth.jobs.cases import run_batch
 from wdm3d.cases import case_of, hole_of, scans_of
 from wdm3d.generate import inpaint, load
 from wdm3d.plan import Plan

@@ -13,8 +13,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from synth.errors import SynthError
-from synth.wavelet import dwt3, idwt3
+from synth.base.errors import SynthError
+from synth.diffusion.wavelet import dwt3, idwt3
 from wdm3d.config import INPUT_SCALE, Config
 
 Batch = dict[str, Tensor]

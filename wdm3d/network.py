@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
-from synth.unet import UNet
+from synth.diffusion.unet import UNet
 from wdm3d.config import BANDS, INPUT_SCALE, Config
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from synth.errors import SynthError
+from synth.base.errors import SynthError
 from wdm3d.config import Config
 
 Sampler = Literal["dpmpp_2m", "ddim", "ddpm"]

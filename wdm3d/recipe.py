@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,13 +13,14 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 from torch.optim import AdamW, Optimizer
 
-from synth.case import Case
-from synth.dataset import ArrayCache
-from synth.diffusion import Schedule, alpha_sigma
-from synth.loop.data_order import Items
-from synth.metrics import inpainting_metrics
-from synth.similarity import ssim_map
-from synth.volume import Volume
+from synth.data.cache import ArrayCache
+from synth.data.case import Case
+from synth.data.volume import Volume
+from synth.diffusion.schedule import Schedule, alpha_sigma
+from synth.metrics.image import inpainting_metrics
+from synth.metrics.ssim_loss import ssim_map
+from synth.training.data_order import Items
+from synth.training.recipe import Writer, whole_model_writer
 from wdm3d.config import Config
 from wdm3d.data import InpaintingData
 from wdm3d.guided_data import CohortBrains, DrawnHeads, GuidedData
@@ -37,7 +39,7 @@ def schedule_of(config: Config) -> Schedule:
 
 
 class Recipe:
-    """The one-loss recipe of `synth.train`."""
+    """The one-loss recipe of `synth.training.loop`."""
 
     def __init__(self, config: Config, *, atlas: Tensor | None = None) -> None:
         self.config = config
@@ -131,6 +133,10 @@ class Recipe:
         draw = torch.randn(like.shape, generator=torch.Generator().manual_seed(0)).to(like)
         answer = self.predict(self.mode.confine(draw, batch), t, batch)
         return self.mode.image(self.mode.answer(answer, batch), batch)
+
+    def writer(self, describe: Mapping[str, Any]) -> Writer:
+        """Return what writes a checkpoint."""
+        return whole_model_writer(describe)
 
     @torch.no_grad()
     def preview(self, batch: Batch) -> dict[str, Volume]:

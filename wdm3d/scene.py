@@ -11,8 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import ndimage
 
-from synth.dataset import Arrays
-from synth.fill import harmonic, mirror_rim_fill, reflect
+from synth.data.cache import Arrays
+from synth.data.fill import harmonic, mirror_rim_fill, reflect
 from wdm3d.boxes import Box, crop
 from wdm3d.config import Config
 from wdm3d.guides import FILLS, Guides

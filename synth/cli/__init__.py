@@ -1,4 +1,4 @@
-"""`synth VERB` = `python -m synth VERB`. Verbs parse, call and print; the work is elsewhere.
+"""The command line. A verb parses, calls and prints; the work is done elsewhere.
 
 Nothing here imports torch, so that `--help` answers at once; a verb imports what it needs when it
 is called.
@@ -12,33 +12,75 @@ import logging
 import os
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-from synth import __version__
-from synth.config import did_you_mean
-from synth.errors import SynthError
+from synth.base.config import did_you_mean
+from synth.base.errors import SynthError
+from synth.base.version import __version__
 
-# verb → (module of synth.cli, one line of help); the function has the verb's name
+
+@dataclass(frozen=True)
+class Verb:
+    """Where a verb is; the function has the verb's name."""
+
+    module: str
+    about: str
+    settings: str = ""
+    """Function of that module: words → dataclasses whose fields are flags, too."""
+
+
 VERBS = {
-    "demo": ("study", "the whole story on made-up patients, in minutes, to one page"),
-    "study": ("study", "the same story on your cohort: fold by fold, nothing leaking"),
-    "phantom": ("data", "write a demo cohort of brains with tumours"),
-    "check": ("data", "examine a data folder: one line a case, what is wrong and how to mend it"),
-    "split": ("data", "deal patients into folds, or put a fold aside"),
-    "evaluate": ("evaluate", "judge what was made: inpainting, masks, synthesis or segmentation"),
-    "train": ("models", "train a family on a cohort; the same command resumes"),
-    "masks": ("masks", "new tumours and healthy masks: drawn from noise, placed in brains"),
-    "inpaint": ("inpaint", "paint healthy tissue where a mask or a tumour is"),
-    "sample": ("sample", "draw t1n, t1c, t2w and t2f from label maps, as a site's scans look"),
-    "segment": ("segment", "find WT, TC and ET in scans, by one network or several"),
-    "compare": ("compare", "does synthetic data help? Arms, folds, seeds, and a plain answer"),
-    "soup": ("soup", "average the weights of several segmentation checkpoints, where it helps"),
-    "report": ("report", "one self-contained page about a study: pictures, figures, verdict, cost"),
-    "view": ("view", "scroll through a case with its labels, or save it as a PNG or GIF"),
-    "sweep": ("sweep", "train one command with many settings: a grid, or what Optuna proposes"),
-    "launch": ("sweep", "run a verb in shares, by processes of this machine or on SLURM"),
-    "convert": ("models", "read the weights of a public project into a checkpoint folder"),
-    "info": ("models", "show versions, devices, families and presets, or a checkpoint"),
+    "demo": Verb("synth.cli.study", "the whole story on made-up patients, in minutes, to one page"),
+    "study": Verb(
+        "synth.cli.study", "the same story on your cohort: fold by fold, nothing leaking"
+    ),
+    "phantom": Verb("synth.cli.data", "write a demo cohort of brains with tumours"),
+    "check": Verb(
+        "synth.cli.data", "examine a data folder: one line a case, what is wrong and how to mend it"
+    ),
+    "split": Verb("synth.cli.data", "deal patients into folds, or put a fold aside"),
+    "evaluate": Verb(
+        "synth.cli.evaluate", "judge what was made: inpainting, masks, synthesis or segmentation"
+    ),
+    "train": Verb(
+        "synth.cli.models", "train a family on a cohort; the same command resumes", "train_settings"
+    ),
+    "masks": Verb(
+        "synth.cli.masks", "new tumours and healthy masks: drawn from noise, placed in brains"
+    ),
+    "inpaint": Verb("synth.cli.inpaint", "paint healthy tissue where a mask or a tumour is"),
+    "sample": Verb(
+        "synth.cli.sample", "draw t1n, t1c, t2w and t2f from label maps, as a site's scans look"
+    ),
+    "segment": Verb("synth.cli.segment", "find WT, TC and ET in scans, by one network or several"),
+    "compare": Verb(
+        "synth.cli.compare",
+        "does synthetic data help? Arms, folds, seeds, and a plain answer",
+        "compare_settings",
+    ),
+    "soup": Verb(
+        "synth.cli.soup", "average the weights of several segmentation checkpoints, where it helps"
+    ),
+    "report": Verb(
+        "synth.cli.report",
+        "one self-contained page about a study: pictures, figures, verdict, cost",
+    ),
+    "view": Verb(
+        "synth.cli.view", "scroll through a case with its labels, or save it as a PNG or GIF"
+    ),
+    "sweep": Verb(
+        "synth.cli.sweep", "train one command with many settings: a grid, or what Optuna proposes"
+    ),
+    "launch": Verb(
+        "synth.cli.sweep", "run a verb in shares, by processes of this machine or on SLURM"
+    ),
+    "convert": Verb(
+        "synth.cli.models", "read the weights of a public project into a checkpoint folder"
+    ),
+    "info": Verb(
+        "synth.cli.models", "show versions, devices, families and presets, or a checkpoint"
+    ),
 }
 
 
@@ -67,7 +109,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def usage() -> str:
     """Return the overview that `synth --help` prints."""
-    lines = [f"  {verb:<10} {text}" for verb, (_, text) in VERBS.items()]
+    lines = [f"  {verb:<10} {row.about}" for verb, row in VERBS.items()]
     return "\n".join(
         ["usage: synth VERB ...   (synth VERB --help for its flags; synth --version)", "", *lines]
     )
@@ -77,7 +119,7 @@ def function(verb: str) -> Callable[..., Any]:
     """Return the Python function behind a verb."""
     if verb not in VERBS:
         raise SynthError(f"unknown verb '{verb}'", hint=did_you_mean(verb, VERBS))
-    return getattr(importlib.import_module(f"synth.cli.{VERBS[verb][0]}"), verb)
+    return getattr(importlib.import_module(VERBS[verb].module), verb)
 
 
 def run(verb: str, words: list[str]) -> int:
@@ -85,14 +127,14 @@ def run(verb: str, words: list[str]) -> int:
     from synth.cli.parser import build
 
     work = function(verb)
-    settings = getattr(work, "settings", lambda _: ())(words)
+    settings = _settings(VERBS[verb], words)
     parser = build(work, prog=f"synth {verb}", settings=settings)
     parser.add_argument("-v", "--verbose", action="store_true", help="say more")
     words, command = (
         _apart(words) if "command" in inspect.signature(work).parameters else (words, [])
     )
     values = parser.parse(words) | ({"command": tuple(command)} if command else {})
-    from synth import log
+    from synth.training import log
 
     outermost = not logging.getLogger("synth").handlers  # a verb may run others
     log.configure(1 if values.pop("verbose") else 0)
@@ -101,6 +143,12 @@ def run(verb: str, words: list[str]) -> int:
     finally:
         if outermost:
             log.silence()
+
+
+def _settings(verb: Verb, words: list[str]) -> tuple[type, ...]:
+    if not verb.settings:
+        return ()
+    return getattr(importlib.import_module(verb.module), verb.settings)(words)
 
 
 def _apart(words: list[str]) -> tuple[list[str], list[str]]:

@@ -1,4 +1,4 @@
-"""The verb that answers the question: compare."""
+"""The verb compare."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from synth.training_config import TrainConfig
+from synth.training.config import TrainConfig
 
 
 def compare(
@@ -54,27 +54,27 @@ def compare(
         device: auto, cpu, cuda, cuda:1 …
         settings: fields of the segmentation's configuration and of the loop, by name.
     """
-    from synth import families
+    from synth.base import families
     from synth.cli.models import override, preset_of
 
     given = {k: v for k, v in settings.items() if v is not None}
     config = override(preset_of("segmentation", preset), given)
-    loop = override(families.room("segmentation", "config").TRAINING[preset], given)
+    loop = override(families.get("segmentation").training.load()[preset], given)
 
-    from segmentation.compare import Study, begin, run
-    from segmentation.outcome import conclude
-    from segmentation.recipe import suited
-    from segmentation.segment import Plan
-    from synth.batch import chosen
-    from synth.devices import pick
-    from synth.split import read_split
+    from segmentation.comparison.results import conclude
+    from segmentation.comparison.trainings import Study, begin, run
+    from segmentation.inference.segment import Plan
+    from segmentation.recipe import fit_to_data
+    from synth.base.devices import pick
+    from synth.data.split import read_split
+    from synth.jobs.cases import chosen
 
     if device != "auto":
         pick(device)
     read = read_split(split, data)
     # One network for all folds: the size of a brain tells nothing about the labels of a tested one.
     real = [entry.case for entry in read.training if entry.source is None]
-    config = suited(config, real, cache=out / "cache")
+    config = fit_to_data(config, real, cache=out / "cache")
     study = Study(
         out=out, split=read, config=config, loop=loop, preset=preset, arms=arms,
         share=share, folds=folds, seeds=seeds, inner_share=inner_share, plan=Plan(tta=tta),
@@ -94,9 +94,6 @@ def compare(
 
 def compare_settings(words: Sequence[str]) -> tuple[type, ...]:  # noqa: ARG001
     """Return the dataclasses whose fields are flags of `compare`."""
-    from synth import families
+    from synth.base import families
 
-    return (families.room("segmentation", "config").Config, TrainConfig)
-
-
-compare.settings = compare_settings  # ty: ignore[missing-attribute]
+    return (families.get("segmentation").config.load(), TrainConfig)

@@ -1,4 +1,4 @@
-"""Verbs about data: phantom, check, split."""
+"""The verbs phantom, check and split."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ def phantom(
         seed: seed of the cohort.
         workers: processes; 0 uses every core.
     """
-    from synth.log import counted
-    from synth.phantom import write_cohort
+    from synth.phantom.cohort import write_cohort
+    from synth.training.log import counted
 
     started = time.monotonic()
     folders = write_cohort(
@@ -54,10 +54,10 @@ def check(
         scheme: label scheme (brats2021, brats2023, brats2024, ped2024); auto goes by the case ids.
         json: print one JSON document instead of lines.
     """
-    from synth.case import discover
-    from synth.check import check as examine
-    from synth.log import counted
-    from synth.split import read_split
+    from synth.data.case import discover
+    from synth.data.check import check as examine
+    from synth.data.split import read_split
+    from synth.training.log import counted
 
     if split is None:
         cases = discover(data_dir, scheme=scheme)
@@ -120,10 +120,10 @@ def split(
     """
     import os
 
-    from synth import deal
-    from synth.case import discover, require_unique
-    from synth.errors import SynthError
-    from synth.split import read_split, write_split
+    from synth.base.errors import SynthError
+    from synth.data import folds as deal
+    from synth.data.case import discover, require_unique
+    from synth.data.split import read_split, write_split
 
     if sum(map(bool, (testing, only, join))) > 1:
         raise SynthError("--testing, --only and --join", hint="give one of them")

@@ -1,11 +1,11 @@
-"""The verb evaluate: predictions against the truth."""
+"""The verb evaluate."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Any, Literal
 
-from synth.errors import SynthError
+from synth.base.errors import SynthError
 
 ALONE = "baselines"
 
@@ -94,7 +94,7 @@ def evaluate(
         )  # fmt: skip
     if train is not None or scheme != "auto":
         raise SynthError("--train and --scheme are not for inpainting", hint="leave them out")
-    from synth.judge_inpainting import evaluate_inpainting
+    from synth.evaluate.inpainting import evaluate_inpainting
 
     found = evaluate_inpainting(
         None if str(pred) == ALONE else pred,
@@ -112,7 +112,7 @@ def evaluate(
 
 
 def _masks(pred: Path, truth: Path, out: Path, **options: Any) -> int:
-    from synth.judge_masks import evaluate_masks
+    from synth.evaluate.masks import evaluate_masks
 
     found = evaluate_masks(pred, truth, out, **options)
     print(found.table)
@@ -128,7 +128,7 @@ def _masks(pred: Path, truth: Path, out: Path, **options: Any) -> int:
 
 
 def _segmentation(pred: Path, truth: Path, out: Path, **options: Any) -> int:
-    from synth.judge_segmentation import evaluate_segmentation
+    from synth.evaluate.segmentation import evaluate_segmentation
 
     found = evaluate_segmentation(pred, truth, out, **options)
     print(found.table)
@@ -141,8 +141,8 @@ def _segmentation(pred: Path, truth: Path, out: Path, **options: Any) -> int:
 
 
 def _synthesis(pred: Path, truth: Path, out: Path, **options: Any) -> int:
-    from synth.judge_synthesis import evaluate_synthesis
-    from synth.synthesis_tables import headline
+    from synth.evaluate.scans.judge import evaluate_synthesis
+    from synth.evaluate.scans.tables import headline
 
     found = evaluate_synthesis(pred, truth, out, **options)
     print(found.table)

@@ -1,16 +1,16 @@
-"""The verb that removes tumours: inpaint."""
+"""The verb inpaint."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from synth.config import did_you_mean
-from synth.errors import SynthError
+from synth.base.config import did_you_mean
+from synth.base.errors import SynthError
 
 if TYPE_CHECKING:
-    from synth.case import Case
-    from synth.volume import Volume
+    from synth.data.case import Case
+    from synth.data.volume import Volume
     from wdm3d.plan import Plan
 
 # The predecessor's STEPS_SCHEDULER words → (sampler, spacing)
@@ -74,9 +74,9 @@ def inpaint(
         device: auto, cpu, cuda, cuda:1 …
         force: make finished cases again.
     """
-    from synth.batch import chosen, run_batch
-    from synth.devices import pick
-    from synth.manifest import file_hash
+    from synth.base.devices import pick
+    from synth.base.files import file_hash
+    from synth.jobs.cases import chosen, run_batch
     from wdm3d.generate import load
 
     solver = {"steps": steps, "sampler": sampler, "spacing": spacing}
@@ -145,7 +145,7 @@ def _bad_end(end: str) -> int:
 
 
 def _cases(data: Path, mask: Path | None, seg: Path | None, scheme: str) -> list[Case]:
-    from synth.case import discover, require_unique
+    from synth.data.case import discover, require_unique
     from wdm3d.cases import case_of
 
     if mask is None and seg is None:
@@ -166,7 +166,7 @@ def _is_made(case: Case, target: Path, config: Any, settings: dict[str, Any]) ->
         return target.exists()
     import json
 
-    from synth.manifest import file_hash
+    from synth.base.files import file_hash
     from wdm3d.cases import sources_of
 
     made = json.loads(record.read_text(encoding="utf-8"))
@@ -190,9 +190,9 @@ def _record(target: Path, case: Case) -> Path:
 
 
 def _paint(case: Case, target: Path, loaded: Any, plan: Any, arguments: dict[str, Any]) -> str:
-    from synth.config import write_json
-    from synth.log import counted
-    from synth.manifest import manifest
+    from synth.base.files import write_json
+    from synth.base.manifest import manifest
+    from synth.training.log import counted
     from wdm3d.cases import hole_of, scans_of, sources_of
     from wdm3d.generate import inpaint as paint
 

@@ -1,14 +1,14 @@
-"""The verb that makes new masks: drawn from noise, or placed in real brains."""
+"""The verb masks."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from synth.errors import SynthError
+from synth.base.errors import SynthError
 
 if TYPE_CHECKING:
-    from synth.split import Split
+    from synth.data.split import Split
 
 DEFAULT_MODEL = Path("weights/label_gan")
 
@@ -81,7 +81,7 @@ def masks(
         device: where the model runs: auto, cpu, cuda, cuda:1 …
         force: make finished cases again.
     """
-    from synth.batch import chosen
+    from synth.jobs.cases import chosen
 
     if end != "end" and not end.isdigit():
         raise SynthError(f"--end {end}", hint="a whole number, or end")
@@ -91,7 +91,7 @@ def masks(
     model = _model(model, share if data else 1.0)
     part: dict[str, Any] = {"begin": begin, "end": last, "shard": shard}
     if data is None:
-        from label_gan.drawings import write_drawings
+        from label_gan.write_masks import write_drawings
 
         assert model is not None
         failed = write_drawings(
@@ -103,8 +103,8 @@ def masks(
     if per_case < 1:
         raise SynthError(f"--per-case {per_case}", hint="1 or more")
 
-    from label_gan.cohort import augmented_split, create, creator_of
-    from label_gan.creator import LESIONS, Plan
+    from label_gan.placing.cohort import augmented_split, create, creator_of
+    from label_gan.placing.place_lesions import LESIONS, Plan
 
     plan = Plan(kind=kind, lesions=components or LESIONS[kind], mass_effect=mass_effect, seed=seed)
     cohort = _cohort(data, split, scheme)
@@ -153,7 +153,7 @@ def _model(model: Path | None, share: float) -> Path | None:
     """Return the model that is to be used; the default one may be absent, a named one may not."""
     if share == 0:
         return None
-    from synth.checkpoint import or_shipped
+    from synth.checkpoints.checkpoint import or_shipped
 
     if model is None and not or_shipped(DEFAULT_MODEL).is_dir():
         if share == 1:
@@ -171,8 +171,8 @@ def _model(model: Path | None, share: float) -> Path | None:
 
 def _cohort(data: Path, split: Path | None, scheme: str) -> Split:
     """Return the real cases; what an earlier call made is not made from again."""
-    from synth.case import discover, require_unique
-    from synth.split import Entry, Split, read_split
+    from synth.data.case import discover, require_unique
+    from synth.data.split import Entry, Split, read_split
 
     if split is None:
         cases = [c for c in discover(data, scheme=scheme) if not c.is_made]

@@ -1,4 +1,4 @@
-"""Verbs about models: train, convert, info."""
+"""The verbs train, convert and info."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from json import dumps
 from pathlib import Path
 from typing import Any, Literal
 
-from synth import families
-from synth.config import did_you_mean, from_dict, to_dict
-from synth.errors import SynthError
-from synth.training_config import TrainConfig
+from synth.base import families
+from synth.base.config import did_you_mean, from_dict, to_dict
+from synth.base.errors import SynthError
+from synth.training.config import TrainConfig
 
 
 def train(
@@ -45,7 +45,8 @@ def train(
     """
     folder = _run_folder(out, resume)
     preset, config, loop = resolved(family, preset, settings)
-    if getattr(config, "heads", 0):
+    parts = families.get(family)
+    if parts.draws_its_data is not None and parts.draws_its_data.load()(config):
         training, held_out = [], []
     elif data is None:
         raise SynthError("train needs --data", hint="a folder of cases")
@@ -54,15 +55,14 @@ def train(
 
     import torch
 
-    from synth.devices import pick
-    from synth.loop.run_state import require_begun_alike
-    from synth.seeding import mix
-    from synth.split import data_hash, patient_marks
-    from synth.train import train as run
+    from synth.base.devices import pick
+    from synth.base.seeding import mix
+    from synth.data.split import data_hash, patient_marks
+    from synth.training.loop import train as run
+    from synth.training.run_state import require_begun_alike
 
-    suited = getattr(families.room(family, "recipe"), "suited", None)
-    if suited is not None:  # what the configuration leaves to the data
-        config = suited(config, training, cache=folder / "cache")
+    if parts.fit_to_data is not None:
+        config = parts.fit_to_data.load()(config, training, cache=folder / "cache")
     describe = {
         "family": family,
         "preset": preset,
@@ -75,7 +75,7 @@ def train(
     if device != "auto":  # auto is left to Accelerate, which deals devices to processes
         pick(device)
     torch.manual_seed(mix(loop.seed, "initial weights"))
-    recipe, items, validation = families.room(family, "recipe").assemble(
+    recipe, items, validation = parts.assemble.load()(
         config, training, held_out, cache=folder / "cache"
     )
     counts = f"{len(training)} cases, {len(held_out)} held out" if training else "drawn heads"
@@ -88,7 +88,7 @@ def train(
         describe=describe,
         validation=validation,
         device=device,
-        write=recipe.writer(describe) if hasattr(recipe, "writer") else None,
+        write=recipe.writer(describe),
     )
     _conclude(summary, loop, folder)
     timed = 0 < loop.max_seconds <= summary["seconds"]
@@ -138,12 +138,9 @@ def _conclude(summary: dict[str, Any], loop: TrainConfig, folder: Path) -> None:
 def train_settings(words: Sequence[str]) -> tuple[type, ...]:
     """Return the dataclasses whose fields are flags of `train`, once the family is known."""
     family = next((w for w in words if not w.startswith("-")), None)
-    if family is None or not families.has_room(family, "config"):
+    if family is None:
         return (TrainConfig,)
-    return (families.room(family, "config").Config, TrainConfig)
-
-
-train.settings = train_settings  # ty: ignore[missing-attribute]
+    return (families.get(family).config.load(), TrainConfig)
 
 
 def convert(
@@ -170,7 +167,7 @@ def convert(
             scale a row), to hand it on.
         adapter_of: base of the adapter: it stays an adapter, and points from its new folder there.
     """
-    from synth.convert import convert as read
+    from synth.checkpoints.convert import convert as read
 
     overrides: dict[str, Any] = {}
     for pair in set:
@@ -201,7 +198,7 @@ def info(checkpoint: Path | None = None, *, json: bool = False) -> int:
 
 def _checkpoint_facts(folder: Path) -> dict[str, Any]:
     """Return what a checkpoint says of itself, or a line of each in a folder of several."""
-    from synth.checkpoint import CONFIG, read_metadata
+    from synth.checkpoints.checkpoint import CONFIG, read_metadata
 
     inside = sorted(folder.glob(f"*/{CONFIG}"))
     if not inside or (folder / "last").is_dir() or (folder / CONFIG).exists():
@@ -226,10 +223,7 @@ def _run_folder(out: Path | None, resume: Path | None) -> Path:
 
 def preset_of(family: str, preset: str) -> Any:
     """Return a family's preset."""
-    families.require_family(family)
-    if not families.has_room(family, "config"):
-        raise SynthError(f"{family} cannot be trained yet", hint="wdm3d can")
-    presets = families.room(family, "config").PRESETS
+    presets = families.get(family).presets.load()
     if preset not in presets:
         raise SynthError(f"{family} has no preset '{preset}'", hint=did_you_mean(preset, presets))
     return presets[preset]
@@ -238,17 +232,19 @@ def preset_of(family: str, preset: str) -> Any:
 def _beginning(family: str, preset: str, given: dict[str, Any]) -> tuple[str, Any]:
     """Return the preset, or what the family puts in its place: fine-tuning has its base's."""
     wanted = preset_of(family, preset)
-    start = getattr(families.room(family, "config"), "start", lambda _: None)
-    return start(given) or (preset, wanted)
+    start_from = families.get(family).start_from
+    started = start_from.load()(given) if start_from is not None else None
+    return started or (preset, wanted)
 
 
 def resolved(family: str, preset: str, settings: Mapping[str, Any]) -> tuple[str, Any, TrainConfig]:
     """Return the preset, the family's configuration and the loop's, with the settings in them."""
     given = {k: v for k, v in settings.items() if v is not None}
-    if families.has_room(family, "history"):
-        given = families.room(family, "history").translate(given)
+    parts = families.get(family)
+    if parts.translate is not None:
+        given = parts.translate.load()(given)
     preset, beginning = _beginning(family, preset, given)
-    training = families.room(family, "config").TRAINING.get(preset, TrainConfig())
+    training = parts.training.load().get(preset, TrainConfig())
     return preset, override(beginning, given), override(training, given)
 
 
@@ -266,8 +262,8 @@ def _cases(
     share: float,
     seed: int,
 ) -> tuple[list, list]:
-    from synth.case import discover, require_unique
-    from synth.split import hold_out, read_split
+    from synth.data.case import discover, require_unique
+    from synth.data.split import hold_out, read_split
 
     if split is not None:
         read = read_split(split, data)
@@ -284,18 +280,14 @@ def _cases(
 def _installation() -> dict[str, Any]:
     import torch
 
-    from synth.manifest import versions
+    from synth.base.manifest import versions
 
     gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     return {
         "versions": versions(),
         "devices": gpus or ["cpu"],
-        "families": families.FAMILIES,
-        "presets": {
-            f: list(families.room(f, "config").PRESETS)
-            for f in families.FAMILIES
-            if families.has_room(f, "config")
-        },
+        "families": {name: parts.about for name, parts in families.FAMILIES.items()},
+        "presets": {name: list(parts.presets.load()) for name, parts in families.FAMILIES.items()},
     }
 
 

@@ -1,4 +1,4 @@
-"""A command line from a function: its signature gives the flags, its docstring their help.
+"""Builds a verb's parser from its function: signature → flags, docstring → help.
 
 Positional parameters become positional arguments, keyword-only ones `--flags`. `Literal` gives
 choices, `bool` a switch, `tuple[X, ...]` several words. So every verb has a Python function of the
@@ -17,9 +17,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal, NoReturn
 
-from synth.config import did_you_mean, field_docs
-from synth.errors import SynthError
+from synth.base.config import did_you_mean, field_docs
+from synth.base.errors import SynthError
 
+PROGRAM = "synth.cli"  # what processes run: its main takes the words of a verb
 SHORT = {"out": "-o", "verbose": "-v", "force": "-f"}
 
 

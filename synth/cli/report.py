@@ -1,4 +1,4 @@
-"""The verb that tells the story: report."""
+"""The verb report."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def report(study: Path, *, out: Path | None = None, title: str = "") -> int:
         out: HTML file to write; an earlier one is replaced [STUDY/report.html].
         title: heading of the page [the folder's name].
     """
-    from synth.report import write_report
+    from synth.study.report.page import write_report
 
     found = write_report(study, out or study / "report.html", title=title)
     print(f"{found.path} ({found.path.stat().st_size / 2**20:.1f} MB)")

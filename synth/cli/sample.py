@@ -1,11 +1,11 @@
-"""The verb that draws scans: sample."""
+"""The verb sample."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Literal
 
-from synth.errors import SynthError
+from synth.base.errors import SynthError
 
 
 def sample(
@@ -71,7 +71,7 @@ def sample(
         device: auto, cpu, cuda, cuda:1 …
         force: draw finished cases again.
     """
-    from synth.batch import chosen
+    from synth.jobs.cases import chosen
 
     if end != "end" and not end.isdigit():
         raise SynthError(f"--end {end}", hint="a whole number, or end")
@@ -86,11 +86,11 @@ def sample(
 
     from ddpm_lora.generate import Plan, load
     from ddpm_lora.label_maps import MEDDPM, demo, find, is_demo, require_known
-    from ddpm_lora.made import Maker, make
-    from ddpm_lora.offspring import Pedigree, append, require_within
-    from synth.case import require_unique
-    from synth.devices import pick
-    from synth.split import read_split
+    from ddpm_lora.provenance import Pedigree, append, require_within
+    from ddpm_lora.write_samples import Maker, make
+    from synth.base.devices import pick
+    from synth.data.case import require_unique
+    from synth.data.split import read_split
 
     passed = _passed(kept, append_to)
     require_known(scheme)
@@ -127,6 +127,6 @@ def _passed(kept: Path | None, append_to: Path | None) -> dict[str, str] | None:
         return None
     if append_to is None:
         raise SynthError("--kept without --append-to", hint="it says which cases are appended")
-    from synth.synthesis_gate import read_kept
+    from synth.evaluate.quality_filter import read_kept
 
     return read_kept(kept)

@@ -1,4 +1,4 @@
-"""The verb that finds tumours: segment."""
+"""The verb segment."""
 
 from __future__ import annotations
 
@@ -53,11 +53,11 @@ def segment(
         device: auto, cpu, cuda, cuda:1 …
         force: segment finished cases again.
     """
-    from segmentation.ensemble import weights_of
-    from segmentation.postprocess import Postprocessing
-    from synth.batch import chosen
-    from synth.case import discover
-    from synth.errors import SynthError
+    from segmentation.inference.ensemble import weights_of
+    from segmentation.inference.postprocess import Postprocessing
+    from synth.base.errors import SynthError
+    from synth.data.case import discover
+    from synth.jobs.cases import chosen
 
     if end != "end" and not end.isdigit():
         raise SynthError(f"--end {end}", hint="a whole number, or end")
@@ -67,9 +67,9 @@ def segment(
     )  # fmt: skip
     weights_of(weights, len(models))  # refuses what has no meaning before a model is read
 
-    from segmentation.segment import Plan, load
-    from segmentation.written import Writer, only_scans, segment_all
-    from synth.devices import pick
+    from segmentation.inference.segment import Plan, load
+    from segmentation.inference.write_segmentations import Writer, only_scans, segment_all
+    from synth.base.devices import pick
 
     cases = only_scans(discover(data, scheme=scheme), out)
     cases = chosen(cases, begin=begin, end=None if end == "end" else int(end), shard=shard)

@@ -1,15 +1,15 @@
-"""The verb that averages weights: soup."""
+"""The verb soup."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from synth.errors import SynthError
+from synth.base.errors import SynthError
 
 if TYPE_CHECKING:
-    from segmentation.soup import Soup
-    from synth.case import Case
+    from segmentation.soup.averaging import Soup
+    from synth.data.case import Case
 
 
 def soup(
@@ -47,7 +47,7 @@ def soup(
         device: auto, cpu, cuda, cuda:1 …
         force: write over the checkpoint in OUT.
     """
-    from synth.checkpoint import WEIGHTS
+    from synth.checkpoints.checkpoint import WEIGHTS
 
     if (split is None) != (fold is None):
         raise SynthError("--split and --fold go together", hint="the cases of that fold choose")
@@ -55,9 +55,9 @@ def soup(
         raise SynthError(f"{out} holds a checkpoint", hint="--force writes over it")
     cases = _cases(data, split, fold, scheme)
 
-    from segmentation.segment import Plan
-    from segmentation.selection import cook
-    from synth.devices import pick
+    from segmentation.inference.segment import Plan
+    from segmentation.soup.selection import cook
+    from synth.base.devices import pick
 
     plan = Plan(tta=tta, overlap=overlap)
     made = cook(checkpoints, cases, out, kind=kind, plan=plan, device=pick(device), scores=scores)
@@ -66,8 +66,8 @@ def soup(
 
 
 def _cases(data: Path, split: Path | None, fold: int | None, scheme: str) -> list[Case]:
-    from synth.case import discover, require_unique
-    from synth.split import read_split
+    from synth.data.case import discover, require_unique
+    from synth.data.split import read_split
 
     if split is not None and fold is not None:
         _, cases = read_split(split, data).fold(fold)
@@ -80,7 +80,7 @@ def _cases(data: Path, split: Path | None, fold: int | None, scheme: str) -> lis
 
 
 def _told(made: Soup, kind: str, cases: int, out: Path) -> str:
-    from synth.scoreboard import plain_table
+    from synth.evaluate.tables import plain_table
 
     rows = [["checkpoint", "Dice alone", "soup with it", "kept"]]
     rows += [

@@ -1,12 +1,13 @@
-"""The verbs that tell the whole story: study and demo."""
+"""The verbs study and demo."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Literal
 
-from synth.errors import SynthError
-from synth.story import DEMO_WEIGHTS, Plan
+from synth.base.errors import SynthError
+from synth.cli.parser import PROGRAM
+from synth.study.stages import DEMO_WEIGHTS, Plan
 
 
 def study(
@@ -58,7 +59,7 @@ def study(
         device: auto, cpu, cuda, cuda:1 …
         show: list the commands and do nothing.
     """
-    from synth.scale import SCALES
+    from synth.study.presets import SCALES
 
     if not show and not data.is_dir():
         raise SynthError(f"{data}: no such folder", hint="check the path and its spelling")
@@ -106,7 +107,7 @@ def demo(
         device: auto, cpu, cuda, cuda:1 …
         show: list the commands and do nothing.
     """
-    from synth.scale import demo as scale
+    from synth.study.presets import demo as scale
 
     if cases < 10:  # the judges need 4 unseen patients, the comparison some to choose by
         raise SynthError(f"--cases {cases}", hint="10 or more")
@@ -122,8 +123,8 @@ def demo(
 
 
 def _told(plan: Plan, *, show: bool) -> int:
-    from synth.story import stages_of
-    from synth.study import run
+    from synth.study.run import run
+    from synth.study.stages import stages_of
 
     stages = stages_of(plan)
     if show:
@@ -131,7 +132,7 @@ def _told(plan: Plan, *, show: bool) -> int:
             print(f"# {stage.name}: {stage.purpose}\n{stage.command}")
         return 0
     _show_cohort(plan)
-    run(stages, plan.out, threads=plan.scale.threads)
+    run(stages, plan.out, program=PROGRAM, threads=plan.scale.threads)
     print(f"\nLook at {plan.out}/report.html")
     print(f"Each step is a command of its own: they are in {plan.out}/study.json")
     return 0
@@ -149,8 +150,8 @@ def _show_cohort(plan: Plan) -> None:
 
 def _folds(split: Path | None, data: Path, count: int) -> tuple[list[int], int]:
     """Return the folds, and how many have to be dealt."""
-    from synth.deal import DEALT, folds_of
-    from synth.split import read_split
+    from synth.data.folds import DEALT, folds_of
+    from synth.data.split import read_split
 
     own = folds_of(read_split(split, data)) if split else []
     if own and count not in (0, len(own)):

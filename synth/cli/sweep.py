@@ -1,4 +1,4 @@
-"""Verbs about many command lines: sweep and launch."""
+"""The verbs sweep and launch."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from synth.base.errors import SynthError
 from synth.cli import models
-from synth.cli.parser import build
-from synth.errors import SynthError
-from synth.training_config import TrainConfig
+from synth.cli.parser import PROGRAM, build
+from synth.training.config import TrainConfig
 
 if TYPE_CHECKING:
-    from synth.sweep import Row, Sweep
+    from synth.jobs.sweep import Row, Sweep
 
 
 def sweep(
@@ -55,7 +55,7 @@ def sweep(
         status: show the table and do nothing.
         command: train FAMILY … without --out; written last, after --.
     """
-    from synth.sweep import opened, rows
+    from synth.jobs.sweep import opened, rows
 
     if status:
         return _told(opened(out), rows(opened(out)))
@@ -72,10 +72,10 @@ def sweep(
     def resolve(settings: Any) -> tuple[str, Any, TrainConfig]:
         return models.resolved(family, preset, {**given, **settings})
 
-    from synth.launch import Options, cluster_options
-    from synth.search import grid as combinations
-    from synth.search import read_space
-    from synth.sweep import begin, gather, try_grid
+    from synth.jobs.launch import Options, cluster_options
+    from synth.jobs.sweep import begin, gather, try_grid
+    from synth.jobs.sweep_space import grid as combinations
+    from synth.jobs.sweep_space import read_space
 
     space = read_space(grid or optuna, kinds, ranges=bool(optuna))
     for name in ("keep", "keep_mode"):
@@ -85,15 +85,17 @@ def sweep(
     for settings in tried:  # the impossible is refused before anything is begun
         resolve(settings)
     swept = begin(out, command, resolve({})[2])
-    options = Options(retries=retries, at_once=at_once, cluster=cluster_options(cluster))
+    options = Options(
+        program=PROGRAM, retries=retries, at_once=at_once, cluster=cluster_options(cluster)
+    )
     if grid:
         try_grid(swept, tried, resolve, where=where, options=options)
     elif where == "here":
-        from synth.proposals import try_optuna
+        from synth.jobs.sweep_optuna import try_optuna
 
         try_optuna(swept, space, resolve, trials=trials, seed=seed, options=options)
     else:
-        from synth.proposals import hire
+        from synth.jobs.sweep_optuna import hire
 
         words = [
             "sweep",
@@ -140,13 +142,15 @@ def launch(
         status: show the table and do nothing.
         command: VERB …; written last, after --.
     """
-    from synth.launch import Options, cluster_options, statuses, table
-    from synth.launch import launch as run
-    from synth.scoreboard import plain_table
+    from synth.evaluate.tables import plain_table
+    from synth.jobs.launch import Options, cluster_options, statuses, table
+    from synth.jobs.launch import launch as run
 
     if not status:
         jobs = _jobs(command, shards, each)
-        options = Options(retries=retries, at_once=at_once, cluster=cluster_options(cluster))
+        options = Options(
+            program=PROGRAM, retries=retries, at_once=at_once, cluster=cluster_options(cluster)
+        )
         run(jobs, folder=folder, where=where, options=options)
     found = statuses(folder)
     print(plain_table(table(found)))
@@ -178,8 +182,8 @@ def _training(command: Sequence[str]) -> dict[str, Any]:
 
 
 def _told(swept: Sweep, found: Sequence[Row]) -> int:
-    from synth.scoreboard import plain_table
-    from synth.sweep import table
+    from synth.evaluate.tables import plain_table
+    from synth.jobs.sweep import table
 
     print(plain_table(table(swept, found)))
     done = sum(row.status.state == "done" for row in found)

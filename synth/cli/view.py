@@ -1,15 +1,15 @@
-"""The verb that shows a case: view."""
+"""The verb view."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from synth.config import did_you_mean
-from synth.errors import SynthError
+from synth.base.config import did_you_mean
+from synth.base.errors import SynthError
 
 if TYPE_CHECKING:
-    from synth.case import Case
+    from synth.data.case import Case
 
 
 def view(
@@ -40,7 +40,7 @@ def view(
         scheme: label scheme; auto goes by the case id.
         force: overwrite the file.
     """
-    from synth import viewer
+    from synth.pictures import viewer
 
     if save and save.exists() and not force:
         raise SynthError(f"{save} is there already", hint="--force overwrites it")
@@ -58,7 +58,7 @@ def view(
 
 
 def _the_case(path: Path, wanted: str | None, scheme: str) -> Case:
-    from synth.case import discover
+    from synth.data.case import discover
 
     cases = {found.id: found for found in discover(path, scheme=scheme)}
     if wanted is not None and wanted not in cases:

@@ -1,4 +1,4 @@
-"""Healthy heads for the phantom: the MNI152 maps, bent into individuals.
+"""Healthy heads: the MNI152 maps, bent into individuals.
 
 All lengths are millimetres in head coordinates (right, anterior, superior; 0 is the middle of the
 brain), so that one code path serves 1 mm and 2.8 mm grids.
@@ -19,7 +19,7 @@ from scipy import ndimage
 from torch import Tensor
 from torch.nn import functional
 
-from synth.errors import SynthError
+from synth.base.errors import SynthError
 
 MNI_NOTICE = """\
 Copyright (C) 1993-2004 Louis Collins, McConnell Brain Imaging Centre, Montreal Neurological

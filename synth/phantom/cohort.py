@@ -1,4 +1,4 @@
-"""The demo cohort: BraTS-like patients made from the MNI152 maps, without any download.
+"""Writes a cohort of made-up patients in the layout of BraTS.
 
 Each case is a function of (seed, site, index) alone: the same whether made singly or among many,
 first or last, by one process or by twenty. These are demonstration data; nobody's brain.
@@ -22,12 +22,13 @@ import numpy as np
 import torch
 from torch.nn import functional
 
-from synth import __version__
-from synth.errors import SynthError
+from synth.base.errors import SynthError
+from synth.base.files import atomic_path
+from synth.base.version import __version__
+from synth.data.volume import Volume
 from synth.phantom.anatomy import MNI_NOTICE, Grid, Head, depth_mm, largest_component
 from synth.phantom.scanner import MODALITIES, SITES, Scene, scan
 from synth.phantom.tumour import Tumour, healthy_mask, unhealthy_mask
-from synth.volume import Volume, atomic_path
 
 Size = Literal["small", "full"]
 SiteName = Literal["A", "B"]

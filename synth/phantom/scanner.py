@@ -1,4 +1,4 @@
-"""From anatomy to images: four MR contrasts, and what a scanner and a site do to them."""
+"""Scans of a head: four MR contrasts, and the effects of scanner and site."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tumours for the phantom: where they grow, their shape, their parts, what they push aside.
+"""Tumours: place, shape, parts, and what they push aside.
 
 A shape is a field in millimetres, positive inside: a rotated ellipsoid, metaballs and noise. Labels
 follow BraTS 2023: 1 necrotic core (NCR), 2 oedema (ED), 3 enhancing tumour (ET).
@@ -15,7 +15,7 @@ from scipy import ndimage
 from scipy.spatial import KDTree
 from torch import Tensor
 
-from synth.errors import SynthError
+from synth.base.errors import SynthError
 from synth.phantom.anatomy import Grid, Maps, Noise, largest_component
 
 NCR, ED, ET = 1, 2, 3

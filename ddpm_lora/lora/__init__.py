@@ -1,0 +1,1 @@
+"""LoRA: training adapters, storing them, merging them into the base."""

@@ -1,0 +1,177 @@
+"""Writes generated cases: four scans, labels, a picture, a record.
+
+OUT/<id>-synth00/<id>-synth00-{t1n,t1c,t2w,t2f,seg}.nii.gz, OUT/pictures/<id>-synth00.png and, last,
+OUT/records/<id>-synth00.json: its presence means done, and a run killed at any instant goes on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ddpm_lora.conditioning import BRAIN, ED, ET, NAMES, NCR
+from ddpm_lora.generate import Drawn, Plan, draw
+from ddpm_lora.label_maps import LabelMap, read
+from ddpm_lora.lora.adapters import fingerprint
+from ddpm_lora.provenance import Behind, Pedigree, behind
+from synth.base.errors import SynthError
+from synth.base.files import read_json, write_json
+from synth.base.manifest import manifest
+from synth.checkpoints.checkpoint import Checkpoint
+from synth.data.case import MODALITIES, Case, guess_scheme, scheme_regions
+from synth.data.volume import Volume
+from synth.jobs.cases import run_batch
+from synth.pictures.montage import (
+    LABEL_COLOURS,
+    PLANES,
+    Overlay,
+    display_planes,
+    montage,
+    square_around,
+)
+
+OF_ADAPTERS = ("name", "weight", "data_hash", "seed", "step")
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Maker:
+    """Draws and writes the samples of any label map."""
+
+    out: Path
+    loaded: Checkpoint
+    plan: Plan
+    samples: int
+    pedigree: Pedigree
+    scheme: str = "auto"
+    brain: Path | None = None
+
+    @cached_property
+    def arguments(self) -> dict[str, Any]:
+        """What the scans depend on besides the label map, as JSON values."""
+        config, plan = self.loaded.config, self.plan
+        wish = {**vars(plan), "steps": plan.calls(config)}
+        return wish | {"scheme": self.scheme, "model": fingerprint(self.loaded.model)}
+
+    def ids(self, case: Case) -> list[str]:
+        """Return the ids of a label map's samples."""
+        return [f"{case.id}-synth{k:02d}" for k in range(self.samples)]
+
+    def record(self, made_id: str) -> Path:
+        """Return where the record of a drawn case is."""
+        return self.out / "records" / f"{made_id}.json"
+
+    def is_done(self, case: Case) -> bool:
+        """Whether all samples of a label map are there, drawn with the same arguments."""
+        arguments, found = self.arguments, 0
+        for path in filter(Path.exists, map(self.record, self.ids(case))):
+            then = read_json(path)["arguments"]
+            differing = [f"{k} {then.get(k)}, not {v}" for k, v in arguments.items()
+                         if then.get(k) != v]  # fmt: skip
+            if differing:
+                raise SynthError(
+                    f"{self.out} holds scans drawn with other arguments: {', '.join(differing)}",
+                    hint="repeat those, choose another folder, or --force to draw them again",
+                )
+            found += 1
+        return found == self.samples
+
+    def work(self, case: Case) -> str:
+        """Draw what is missing of a label map."""
+        before = behind(case)
+        source = self.pedigree.of(case, before.donors)
+        labels = read(case, scheme=self.scheme, brain=self.brain)
+        missing = [k for k, i in enumerate(self.ids(case)) if not self.record(i).exists()]
+        calls = seconds = 0.0
+        for index in missing:
+            drawn = draw(labels, self.loaded, self.plan, index=index)
+            made_id = self.ids(case)[index]
+            facts = {"case": made_id, "source": source, "index": index, **self._model(before)}
+            scheme = write(self.out, made_id, labels, drawn)
+            facts |= {"scheme": scheme, "voxels": _counts(labels.classes), **drawn.facts}
+            record = manifest("sample", self.arguments, labels.files, **facts)
+            write_json(self.record(made_id), record)  # last: its presence means done
+            calls, seconds = calls + drawn.facts["network_calls"], seconds + drawn.facts["seconds"]
+        return f"{len(missing)} drawn, {calls:g} calls, {seconds:.1f} s"
+
+    def _model(self, before: Behind) -> dict[str, Any]:
+        """Return what the model, and that of the label map, say of their making."""
+        own = self.loaded.metadata
+        adapters = [{k: a[k] for k in OF_ADAPTERS if k in a} for a in own.get("adapters", [])]
+        return {
+            "preset": self.loaded.preset,
+            "trained_on": own.get("data_hash"),
+            "adapters": adapters,
+            **_trained_on(own, before),
+        }
+
+
+def _trained_on(metadata: Mapping[str, Any], before: Behind) -> dict[str, list[str]]:
+    """Return the marks of all patients known to be behind any model, and the models unmarked."""
+    told = [("base", metadata.get("patients"))]
+    told += [(a.get("name", "adapter"), a.get("patients")) for a in metadata.get("adapters", [])]
+    marks = {mark for _, own in told for mark in own or ()}
+    unmarked = [name for name, own in told if own is None]
+    return {
+        "patients": sorted(marks | {*before.patients}),
+        "unmarked": [*unmarked, *before.unmarked],
+    }
+
+
+def make(maker: Maker, cases: Sequence[Case]) -> int:
+    """Draw the samples of all label maps; return how many label maps failed."""
+    done = {case.id for case in cases if maker.is_done(case)}
+    return run_batch(
+        cases, maker.work, name=lambda case: case.id, done=lambda case: case.id in done
+    )
+
+
+def write(out: Path, made_id: str, labels: LabelMap, drawn: Drawn) -> str:
+    """Write scans, labels and the picture of a drawn case; return its label scheme.
+
+    Labels are numbered in the scheme that the id will be read in.
+    """
+    scheme = guess_scheme(made_id)
+    volumes = {**drawn.scans, "seg": labels.grid.with_data(relabelled(labels.classes, scheme))}
+    for suffix, volume in volumes.items():
+        volume.save(out / made_id / f"{made_id}-{suffix}.nii.gz")
+    picture(out / "pictures" / f"{made_id}.png", labels, drawn.scans, title=made_id)
+    return scheme
+
+
+def relabelled(classes: np.ndarray, scheme: str) -> np.ndarray:
+    """Return a class map as labels of a scheme: what was drawn, no brain and no cavity."""
+    regions = {name: set(labels) for name, labels in scheme_regions(scheme).items()}
+    whole, core, enhancing = regions["WT"], regions["TC"], regions["ET"]
+    table = np.zeros(BRAIN + 1, np.uint8)
+    # PED has two kinds of core that do not enhance; the first, NET, stands for both.
+    for number, labels in ((ED, whole - core), (NCR, core - enhancing), (ET, enhancing)):
+        table[number] = min(labels)
+    return table[classes]
+
+
+def picture(path: Path, labels: LabelMap, scans: Mapping[str, Volume], *, title: str = "") -> Path:
+    """Show three planes of four scans through the middle of the tumour, and the labels."""
+    tumour = (labels.classes > 0) & (labels.classes < BRAIN)
+    places = np.argwhere(tumour if tumour.any() else labels.classes > 0)
+    centre = [int(c) for c in np.rint(places.mean(axis=0))]
+    shown = [display_planes(labels.grid.with_data(labels.classes), centre)]
+    shown += [display_planes(scans[m], centre) for m in MODALITIES]
+    rows: list[list[np.ndarray]] = []
+    overlays: dict[tuple[int, int], Overlay] = {}
+    for number, (classes, *panels) in enumerate(zip(*shown, strict=True)):
+        frame = square_around(classes > 0)
+        overlays[number, len(panels)] = (classes[frame], LABEL_COLOURS, False)
+        rows.append([panel[frame] for panel in (*panels, panels[1])])
+    columns = (*MODALITIES, "labels")
+    return montage(
+        rows, path, row_labels=PLANES, column_labels=columns, overlays=overlays, title=title
+    )
+
+
+def _counts(classes: np.ndarray) -> dict[str, int]:
+    return {name: int((classes == n).sum()) for n, name in enumerate(NAMES, start=1)}

@@ -1,0 +1,1 @@
+"""New lesions in real brains: their source, their place, their mass effect."""

@@ -1,0 +1,1 @@
+"""The comparison of trainings with and without synthetic data."""

@@ -1,0 +1,1 @@
+"""Segmenting whole scans: several networks, their mean, labels, files."""

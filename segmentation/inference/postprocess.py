@@ -1,0 +1,140 @@
+"""From probabilities to labels: thresholds, component filters, nesting.
+
+Every rule is one field of `Postprocessing`, and does nothing by default but cut at 0.5. Regions are
+settled from the inside out (ET, TC, WT): each outer region takes in the inner ones before its own
+components are judged, and a component that holds inner tumour is kept, whatever its size, so
+that ET ⊂ TC ⊂ WT always holds. All functions are pure.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import ndimage
+
+from segmentation.config import REGIONS
+from synth.base.errors import SynthError
+from synth.data.case import scheme_regions
+
+CONNECTED = np.ones((3, 3, 3), bool)  # 26 neighbours, as the challenge counts lesions
+
+Three = tuple[float, float, float]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Postprocessing:
+    """What becomes tumour. Triples are in the order WT, TC, ET."""
+
+    thresholds: Three = (0.5, 0.5, 0.5)
+    """A voxel belongs to a region if it is more probable than this."""
+    min_ml: Three = (0.0, 0.0, 0.0)
+    """Components smaller than this are dropped; 1 ml is 1000 mm³."""
+    min_probability: Three = (0.0, 0.0, 0.0)
+    """Components whose voxels are less probable than this on average are dropped."""
+    most: tuple[int, int, int] = (0, 0, 0)
+    """At most so many components are kept, the largest ones; 0 keeps any number."""
+    small_et_ml: float = 0.0
+    """Enhancing tumour of less than this in all becomes necrotic core."""
+
+    def __post_init__(self) -> None:
+        for name in ("thresholds", "min_probability"):
+            if not all(0 <= p <= 1 for p in getattr(self, name)):
+                raise SynthError(f"{name} = {getattr(self, name)}", hint="probabilities, 0 to 1")
+        for name in ("min_ml", "most"):
+            if not all(n >= 0 for n in getattr(self, name)):
+                raise SynthError(f"{name} = {getattr(self, name)}", hint="0 or more")
+        if not self.small_et_ml >= 0:
+            raise SynthError(f"small_et_ml = {self.small_et_ml}", hint="0 or more millilitres")
+
+    @classmethod
+    def of_words(cls, small_et_ml: float = 0.0, **triples: tuple) -> Postprocessing:
+        """Build one from tuples of three values, or of one that holds for every region."""
+        full = {}
+        for name, values in triples.items():
+            if len(values) not in (1, len(REGIONS)):
+                raise SynthError(
+                    f"{name} has {len(values)} values",
+                    hint=f"one for {', '.join(REGIONS)} each, or one for all",
+                )
+            full[name] = tuple(values) * (len(REGIONS) // len(values))
+        return cls(small_et_ml=small_et_ml, **full)
+
+
+def settle(
+    probabilities: np.ndarray, rules: Postprocessing, voxel_ml: float
+) -> np.ndarray:  # (3, X, Y, Z) bool
+    """Return the regions WT, TC, ET of (3, X, Y, Z) probabilities."""
+    settled = np.zeros(probabilities.shape, bool)
+    inner = np.zeros(probabilities.shape[1:], bool)
+    merged = inner  # ET too small to be one: it goes on as a candidate for the core
+    for channel in reversed(range(len(REGIONS))):  # ET, TC, WT
+        above = probabilities[channel] > rules.thresholds[channel]
+        inner = filtered(
+            above | inner | merged,
+            probabilities[channel],
+            voxel_ml=voxel_ml,
+            min_ml=rules.min_ml[channel],
+            min_probability=rules.min_probability[channel],
+            most=rules.most[channel],
+            inner=inner,
+        )
+        merged = np.zeros_like(inner)
+        if REGIONS[channel] == "ET" and inner.sum() * voxel_ml < rules.small_et_ml:
+            inner, merged = merged, inner
+        settled[channel] = inner
+    return settled
+
+
+def filtered(
+    region: np.ndarray,
+    probability: np.ndarray,
+    *,
+    voxel_ml: float,
+    min_ml: float = 0.0,
+    min_probability: float = 0.0,
+    most: int = 0,
+    inner: np.ndarray | None = None,
+) -> np.ndarray:
+    """Return the connected components of a region that are large and probable enough.
+
+    Of those at most `most`, the largest ones, stay; components that hold a voxel of `inner` stay in
+    any case, and count first.
+    """
+    if not (min_ml or min_probability or most):
+        return region
+    parts, count = ndimage.label(region, CONNECTED)
+    sizes = np.bincount(parts.ravel(), minlength=count + 1)[1:]
+    sums = np.bincount(parts.ravel(), probability.ravel(), minlength=count + 1)[1:]
+    needed = np.zeros(count, bool)
+    if inner is not None:
+        needed[np.setdiff1d(parts[inner], 0) - 1] = True
+    # Products of floats: 60 voxels of 0.001 ml are not below 0.06 ml.
+    large = sizes * voxel_ml >= min_ml * (1 - 1e-9)
+    kept = needed | (large & (sums >= min_probability * sizes * (1 - 1e-6)))
+    if most:
+        order = np.lexsort((np.arange(count), -sizes, ~needed))
+        ranked = order[kept[order]]
+        kept[ranked[max(most, int(needed.sum())) :]] = False
+    return np.concatenate([[False], kept])[parts]
+
+
+def classes(regions: np.ndarray) -> np.ndarray:  # (X, Y, Z) uint8
+    """Return 1 necrotic core, 2 oedema, 3 enhancing tumour from nested regions WT, TC, ET."""
+    whole, core, enhancing = regions
+    result = np.where(whole, 2, 0)
+    result[core] = 1
+    result[enhancing] = 3
+    return result.astype(np.uint8)
+
+
+def labels(regions: np.ndarray, scheme: str) -> np.ndarray:  # (X, Y, Z) int16
+    """Write nested regions WT, TC, ET in the numbers of a scheme.
+
+    PED has two kinds of core that do not enhance; the first, NET, stands for both. A resection
+    cavity is outside the tumour, so none is written.
+    """
+    whole, core, enhancing = (set(scheme_regions(scheme)[name]) for name in REGIONS)
+    numbers = np.zeros(4, np.int16)
+    numbers[1], numbers[2], numbers[3] = min(core - enhancing), min(whole - core), min(enhancing)
+    return numbers[classes(regions)]

@@ -1,0 +1,151 @@
+"""Segments a scan with one network or several.
+
+    models = load(["runs/a", "runs/b"])
+    found = segment(scans, models=models, plan=Plan(weights=(1, 2), tta=True))
+    found.labels.save("BraTS-GLI-00001-000-seg.nii.gz")
+
+Each network works in its own frame, at its own spacing. What is carried back to the scan's grid and
+averaged there are probabilities, never labels; thresholds and filters come last, on that grid.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from segmentation.config import REGIONS, Config
+from segmentation.data import prepared
+from segmentation.inference.ensemble import ensemble, weights_of
+from segmentation.inference.postprocess import Postprocessing, labels, settle
+from segmentation.predict import probabilities
+from synth.base.errors import SynthError
+from synth.checkpoints import checkpoint
+from synth.checkpoints.checkpoint import Checkpoint
+from synth.data.case import MODALITIES, Case
+from synth.data.prepare import Frame
+from synth.data.volume import Volume
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """How scans are segmented."""
+
+    weights: tuple[float, ...] = ()
+    """One a model, or three a model (WT, TC, ET); none counts all alike."""
+    tta: bool = False
+    """Average the answers to the eight mirror images: eight times the work."""
+    overlap: float = 0.5
+    """Share of a window that its neighbour sees, too."""
+    rules: Postprocessing = field(default_factory=Postprocessing)
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.overlap < 1:
+            raise SynthError(f"overlap {self.overlap}", hint="from 0 to below 1; 0.5 is usual")
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Segmented:
+    """What the networks say of a scan, on its own grid."""
+
+    labels: Volume
+    """In the numbers of the scheme."""
+    regions: np.ndarray
+    """(3, X, Y, Z) bool: WT, TC, ET."""
+    probabilities: Volume
+    """(3, X, Y, Z) float32, before any threshold."""
+    facts: Mapping[str, Any]
+    """ml of each region, seconds."""
+
+
+def load(paths: Sequence[str | Path], device: str = "cpu") -> list[Checkpoint]:
+    """Load segmentation models, laid out for speed."""
+    if not paths:
+        raise SynthError("no model", hint="name one checkpoint or several")
+    models = []
+    for path in paths:
+        loaded = checkpoint.load(path, device=device)
+        if loaded.family != "segmentation":
+            raise SynthError(
+                f"{path} is a {loaded.family} checkpoint",
+                hint="scans are segmented by those of segmentation",
+            )
+        for parameter in loaded.model.parameters():
+            if parameter.ndim == 5:
+                parameter.data = parameter.data.to(memory_format=torch.channels_last_3d)
+        models.append(loaded)
+    return models
+
+
+def scans_of(case: Case) -> dict[str, Volume]:
+    """Read the four contrasts of a case, or say at once which are missing."""
+    missing = [m for m in MODALITIES if m not in case.files]
+    if missing:
+        raise SynthError(
+            f"{case.id}: no {', '.join(missing)} file",
+            hint=f"segmentation needs all of {', '.join(MODALITIES)}",
+        )
+    return {m: case.load(m) for m in MODALITIES}
+
+
+def segment(
+    scans: Mapping[str, Volume],
+    *,
+    models: Sequence[Checkpoint],
+    plan: Plan | None = None,
+    scheme: str = "brats2023",
+) -> Segmented:
+    """Segment one examination.
+
+    Args:
+        scans: t1n, t1c, t2w and t2f, on one grid.
+        models: as `load` gives them; they may differ in network, patch and spacing.
+        plan: weights, mirror images, thresholds and filters.
+        scheme: how the labels are numbered.
+    """
+    started = time.monotonic()
+    plan = plan or Plan()
+    grid = scans[MODALITIES[0]]
+    weights = weights_of(plan.weights, len(models))
+    asked = [n for n in range(len(models)) if weights[n].any()]
+    # What a network sees follows from its spacing alone, so that folds share it.
+    spacings = {models[n].config.spacing_mm: models[n].config for n in asked}
+    seen = {s: prepared([scans[m] for m in MODALITIES], c) for s, c in spacings.items()}
+    answers = (predicted(*seen[models[n].config.spacing_mm], models[n], plan) for n in asked)
+    found = ensemble(answers, weights[asked])
+    regions = settle(found, plan.rules, grid.voxel_ml)
+    volumes = regions.sum(axis=(1, 2, 3)) * grid.voxel_ml
+    return Segmented(
+        labels=grid.with_data(labels(regions, scheme)),
+        regions=regions,
+        probabilities=grid.with_data(found),
+        facts={
+            "ml": {r: round(float(v), 3) for r, v in zip(REGIONS, volumes, strict=True)},
+            "seconds": round(time.monotonic() - started, 2),
+        },
+    )
+
+
+def predicted(image: Tensor, frame: Frame, model: Checkpoint, plan: Plan) -> np.ndarray:
+    """Return what one model says of a prepared image, on the scan's grid: (3, X, Y, Z) float32."""
+    config: Config = model.config
+    try:
+        found = probabilities(model.model, image, config, tta=plan.tta, overlap=plan.overlap)
+    except (RuntimeError, MemoryError) as error:  # torch has its own and several others
+        if not isinstance(error, MemoryError) and "memory" not in str(error):
+            raise
+        raise SynthError(
+            f"out of memory for a window of {' × '.join(map(str, config.patch))} voxels",
+            hint="free memory on the device, or use --device cpu",
+        ) from error
+    if not torch.isfinite(found).all():
+        raise SynthError(
+            f"{model.path}: the network answered with NaN", hint="its weights are damaged: retrain"
+        )
+    return frame.back(found.cpu().numpy()).clip(0, 1)

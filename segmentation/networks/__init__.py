@@ -1,0 +1,1 @@
+"""Segmentation networks behind one interface: MedNeXt, and those of MONAI."""

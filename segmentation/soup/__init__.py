@@ -1,0 +1,1 @@
+"""Soups: the mean of several trainings' weights."""

@@ -1,0 +1,122 @@
+"""Configurations: frozen dataclasses, written as JSON and read back strictly.
+
+A key nobody knows is an error with a suggestion, never silently dropped; a value of the wrong type
+is named. Attribute docstrings are the help texts of the command line.
+"""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import difflib
+import functools
+import inspect
+import textwrap
+import types
+import typing
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+from synth.base.errors import SynthError
+
+T = TypeVar("T")
+
+
+def did_you_mean(word: str, options: Iterable[str]) -> str:
+    """Return the hint that names the nearest option, or lists them all."""
+    options = list(options)
+    near = difflib.get_close_matches(word, options, n=1, cutoff=0.5)
+    return f"did you mean {near[0]}?" if near else f"one of: {', '.join(options)}"
+
+
+def to_dict(config: Any) -> dict[str, Any]:
+    """Turn a configuration into plain JSON values (tuples become lists)."""
+    assert dataclasses.is_dataclass(config)
+    return {f.name: _plain(getattr(config, f.name)) for f in dataclasses.fields(config)}
+
+
+def from_dict(cls: type[T], values: Mapping[str, Any]) -> T:
+    """Build a configuration from JSON values; every key must be known and every type right."""
+    hints = typing.get_type_hints(cls)
+    names = [f.name for f in dataclasses.fields(cls)]  # ty: ignore[invalid-argument-type]
+    for key in values:
+        if key not in names:
+            raise SynthError(f"unknown setting '{key}'", hint=did_you_mean(key, names))
+    missing = [
+        f.name
+        for f in dataclasses.fields(cls)  # ty: ignore[invalid-argument-type]
+        if f.default is f.default_factory is dataclasses.MISSING and f.name not in values
+    ]
+    if missing:
+        raise SynthError(f"setting '{missing[0]}' is missing", hint=f"{cls.__name__} needs it")
+    return cls(**{key: coerce(value, hints[key], key) for key, value in values.items()})
+
+
+def coerce(value: Any, kind: Any, name: str) -> Any:
+    """Return `value` as the annotated type `kind`, or say what was expected."""
+    origin, arguments = typing.get_origin(kind), typing.get_args(kind)
+    if origin in (types.UnionType, typing.Union):
+        return _coerce_union(value, arguments, name)
+    if origin is Literal:
+        if value not in arguments:
+            text = [str(a) for a in arguments]
+            raise SynthError(
+                f"{name} = {value!r} is not known", hint=did_you_mean(str(value), text)
+            )
+        return value
+    if origin is tuple and isinstance(value, list | tuple):
+        each = arguments[:1] * len(value) if arguments[-1] is Ellipsis else arguments
+        if len(each) == len(value):
+            return tuple(coerce(v, k, name) for v, k in zip(value, each, strict=True))
+    elif dataclasses.is_dataclass(kind) and isinstance(value, Mapping):
+        return from_dict(typing.cast(type, kind), value)
+    elif kind is float and isinstance(value, int | float) and not isinstance(value, bool):
+        return float(value)
+    elif kind is Path and isinstance(value, str | Path):
+        return Path(value)
+    elif kind in (int, str, bool) and type(value) is kind:
+        return value
+    raise SynthError(
+        f"{name} = {value!r} is not of type {getattr(kind, '__name__', kind)}",
+        hint="see --help for the expected form",
+    )
+
+
+def _coerce_union(value: Any, kinds: tuple[Any, ...], name: str) -> Any:
+    if value is None and type(None) in kinds:
+        return None
+    kinds = tuple(k for k in kinds if k is not type(None))
+    for kind in kinds[:-1]:
+        try:
+            return coerce(value, kind, name)
+        except SynthError:
+            continue
+    return coerce(value, kinds[-1], name)
+
+
+def _plain(value: Any) -> Any:
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return to_dict(value)
+    if isinstance(value, list | tuple):
+        return [_plain(v) for v in value]
+    if isinstance(value, Path):
+        return str(value)
+    return value
+
+
+@functools.cache
+def field_docs(cls: type) -> dict[str, str]:
+    """Return the docstring below each attribute of a dataclass, its bases included."""
+    docs: dict[str, str] = {}
+    for base in reversed(cls.__mro__):
+        if not dataclasses.is_dataclass(base):
+            continue
+        (node,) = ast.parse(textwrap.dedent(inspect.getsource(base))).body
+        assert isinstance(node, ast.ClassDef)
+        for field, text in zip(node.body, node.body[1:], strict=False):
+            if isinstance(field, ast.AnnAssign) and isinstance(text, ast.Expr):
+                assert isinstance(field.target, ast.Name)
+                assert isinstance(text.value, ast.Constant)
+                docs[field.target.id] = " ".join(str(text.value.value).split())
+    return docs

@@ -1,0 +1,52 @@
+"""The record written beside each output: versions, arguments, seeds, hashes of inputs."""
+
+from __future__ import annotations
+
+import functools
+import importlib.metadata
+import platform
+import shutil
+import subprocess
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from synth.base.files import file_hash
+from synth.base.version import __version__
+
+LIBRARIES = ("torch", "numpy", "scipy", "nibabel", "monai")
+
+
+def versions() -> dict[str, str]:
+    """Return the versions that a result depends on."""
+    found = {"synth": __version__, "python": platform.python_version()}
+    for name in LIBRARIES:
+        found[name] = importlib.metadata.version(name)
+    return found
+
+
+@functools.cache
+def git_commit() -> str | None:
+    """Return the commit of the source tree this package runs from, if it is one."""
+    root = Path(__file__).resolve().parents[2]
+    if not (root / ".git").exists() or not shutil.which("git"):
+        return None
+    answer = subprocess.run(
+        ["git", "-C", str(root), "rev-parse", "HEAD"], capture_output=True, text=True, check=False
+    )
+    return answer.stdout.strip() or None
+
+
+def manifest(
+    verb: str, arguments: Mapping[str, Any], inputs: Iterable[Path], **facts: Any
+) -> dict[str, Any]:
+    """Assemble the record of one output; `facts` are measured (seconds, network calls …)."""
+    plain = {k: str(v) if isinstance(v, Path) else v for k, v in arguments.items()}
+    return {
+        "verb": verb,
+        "arguments": plain,
+        "inputs": {path.name: file_hash(path) for path in inputs},
+        "versions": versions(),
+        "git_commit": git_commit(),
+        **facts,
+    }

@@ -1,0 +1,1 @@
+"""Weights on disk: our checkpoint folders, their compression, other projects' files."""

@@ -1,0 +1,300 @@
+"""Checkpoint folders: config.json, model.safetensors, README.md; writing and loading.
+
+The same JSON stands in the metadata of the safetensors file, which therefore loads alone, and which
+is the authority where the two differ (after a kill between two renames). In a run, last/ also holds
+state.pt, which resumes by itself. Loading never unpickles objects.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import shutil
+import struct
+from collections.abc import Callable, Generator, Mapping
+from dataclasses import dataclass
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from synth.base import families, manifest
+from synth.base.config import from_dict, to_dict
+from synth.base.errors import SynthError
+from synth.base.version import __version__
+from synth.checkpoints.compression import Bits, compact, widened
+
+FORMAT = 1
+MIGRATIONS: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {}
+"""From format n to n + 1: a function of the metadata that returns the new metadata."""
+SHIPPED = Path(__file__).parents[2]
+"""Where weights/ of this package are looked for when the working directory has none."""
+WEIGHTS = "model.safetensors"
+ADAPTER, ADAPTER_CONFIG = "adapter_model.safetensors", "adapter_config.json"  # peft's names
+STATE = "state.pt"
+CONFIG = "config.json"
+CARD = "README.md"
+
+TORN = (OSError, EOFError, RuntimeError, ValueError, TypeError, AssertionError, AttributeError)
+TORN += (LookupError, struct.error, SafetensorError)
+"""What torch.load and safetensors raise on damaged bytes; they promise no kind of error."""
+
+log = logging.getLogger(__name__)
+
+
+def first_line(error: Exception) -> str:
+    """Return what an error of a library says, in one line."""
+    return (str(error) or repr(error)).splitlines()[0]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Checkpoint:
+    """A network with everything that is known about it."""
+
+    path: Path
+    """The safetensors file it came from."""
+    family: str
+    preset: str
+    config: Any
+    """The family's Config."""
+    metadata: dict[str, Any]
+    """The whole of config.json: versions, seed, step, metrics."""
+    model: nn.Module
+    """In eval mode, without gradients."""
+
+
+def save(
+    directory: str | Path,
+    *,
+    model: nn.Module,
+    family: str,
+    preset: str,
+    config: Any,
+    bits: Bits = 32,
+    **facts: Any,
+) -> Path:
+    """Write a checkpoint folder; whatever the instant of a kill, it is readable before and after.
+
+    `facts` are JSON values that belong to the weights: seed, data_hash, step, metrics, source.
+    With 16 or 8 `bits` the weights are rounded to be handed on (`synth.checkpoints.compression`);
+    loading widens them again.
+    """
+    with staged(directory) as folder:
+        write(folder, model=model, family=family, preset=preset, config=config, bits=bits, **facts)
+    return Path(directory)
+
+
+def write(
+    folder: Path,
+    *,
+    model: nn.Module,
+    family: str,
+    preset: str,
+    config: Any,
+    bits: Bits = 32,
+    **facts: Any,
+) -> None:
+    """Write the files of a checkpoint into an existing folder, which `staged` makes safe."""
+    metadata = {
+        "format": FORMAT,
+        "family": families.get(family).name,
+        "preset": preset,
+        "config": to_dict(config),
+        "versions": manifest.versions(),
+        "git": manifest.git_commit(),
+        **facts,
+    }
+    text = json.dumps(metadata, indent=1)
+    # One key only: safetensors writes several in random order, and equal weights make equal files.
+    save_file(compact(model.state_dict(), bits), folder / WEIGHTS, metadata={"synth": text})
+    (folder / CONFIG).write_text(text + "\n", encoding="utf-8")
+    shutil.copymode(folder / CONFIG, folder / WEIGHTS)  # safetensors writes for the owner alone
+    count = sum(p.numel() for p in model.parameters())
+    (folder / CARD).write_text(card(metadata, count), encoding="utf-8")
+
+
+@contextlib.contextmanager
+def staged(directory: str | Path) -> Generator[Path]:
+    """Yield a temporary folder whose files take their place in `directory` when the block succeeds.
+
+    A new directory appears at once, complete. In an existing one each file is replaced by a rename;
+    no file depends on another, so that any moment between two renames is readable too.
+    """
+    directory = Path(directory)
+    folder = directory.with_name(f".{directory.name}.{os.getpid()}.part")
+    try:
+        for left_over in directory.parent.glob(f".{directory.name}.*.part"):
+            shutil.rmtree(left_over, ignore_errors=True)
+        folder.mkdir(parents=True)
+        yield folder
+        for file in sorted(folder.iterdir()):
+            _sync(file)
+        _sync(folder)
+        if not directory.exists():
+            folder.rename(directory)
+        else:
+            for file in sorted(folder.iterdir()):
+                os.replace(file, directory / file.name)
+            _sync(directory)
+        _sync(directory.parent)
+    # torch and safetensors report a full disk as their own kinds of error.
+    except (OSError, SafetensorError, RuntimeError) as error:
+        raise SynthError(
+            f"{directory}: cannot write the checkpoint: {first_line(error)}",
+            hint="check the free space and your permission there; what was saved before is intact",
+        ) from error
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def load(path: str | Path, *, device: str | torch.device = "cpu") -> Checkpoint:
+    """Load the network of a folder, a lone .safetensors file, or a run; adapters come merged."""
+    file = locate(path)
+    metadata = read_metadata(file)
+    if "base" in metadata:
+        merge = families.get(metadata["family"]).merge_adapter
+        assert merge is not None, f"{metadata['family']} has no adapters"
+        return merge.load()(file, device=device)
+    try:
+        family, preset = families.get(metadata["family"]), metadata["preset"]
+        config = from_dict(family.config.load(), metadata["config"])
+    except (KeyError, TypeError) as error:
+        raise _not_ours(file) from error
+    with torch.random.fork_rng(devices=[]):  # the initial weights are overwritten: draw nothing
+        model = family.build.load()(config)
+    load_strictly(model, widened(load_file(file)), name=str(file))
+    model = model.to(device).eval().requires_grad_(False)
+    return Checkpoint(
+        path=file, family=family.name, preset=preset, config=config, metadata=metadata, model=model
+    )
+
+
+def or_shipped(path: str | Path) -> Path:
+    """Return the path, or where this package's own weights of that name are."""
+    path = Path(path)
+    return SHIPPED / path if not path.exists() and (SHIPPED / path).exists() else path
+
+
+def locate(path: str | Path) -> Path:
+    """Return the safetensors file that `path` means: itself, the folder's, or the run's best."""
+    path = or_shipped(path)
+    if path.is_file():
+        return path
+    for place, name in product((path, path / "best", path / "last"), (WEIGHTS, ADAPTER)):
+        if (place / name).is_file():
+            if place != path:
+                log.info("%s is a training run: using %s/", path, place.name)
+            return place / name
+    if not path.exists():
+        raise SynthError(f"{path}: no such checkpoint", hint="check the path and its spelling")
+    bare = (path / ADAPTER_CONFIG).is_file()
+    raise SynthError(
+        f"{path} holds no checkpoint: "
+        + ("a LoRA adapter without weights" if bare else f"no {WEIGHTS}, no best/, no last/"),
+        hint="a run has one after its first save; `synth convert` reads other people's weights",
+    )
+
+
+def read_metadata(path: str | Path) -> dict[str, Any]:
+    """Return what a checkpoint says of itself, without building its network."""
+    file = locate(path)
+    try:
+        with safe_open(file, framework="pt") as handle:
+            header = handle.metadata() or {}
+    except (SafetensorError, OSError) as error:
+        raise SynthError(
+            f"{file}: cannot be read as safetensors: {first_line(error)}",
+            hint="the file is truncated or of another kind; copy it again, "
+            "or `synth convert` it if it is a .pt or .pth",
+        ) from error
+    try:
+        metadata = json.loads(header["synth"])
+        number = int(metadata["format"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise _not_ours(file) from error
+    return migrate(metadata, number, name=str(file))
+
+
+def migrate(metadata: dict[str, Any], number: int, *, name: str) -> dict[str, Any]:
+    """Bring metadata of format `number` up to today's, one step at a time."""
+    if number > FORMAT or number < min(MIGRATIONS, default=FORMAT):
+        raise SynthError(
+            f"{name} has checkpoint format {number}; this version reads up to {FORMAT}",
+            hint=f"upgrade synth (this is {__version__})",
+        )
+    for step in range(number, FORMAT):
+        metadata = {**MIGRATIONS[step](metadata), "format": step + 1}
+    return metadata
+
+
+def load_strictly(model: nn.Module, tensors: Mapping[str, Tensor], *, name: str) -> None:
+    """Load weights whose names and shapes must all agree, or say the first that does not."""
+    own = model.state_dict()
+    for kind, keys in (("lacks", own.keys() - tensors), ("has besides", tensors.keys() - own)):
+        if keys:
+            raise SynthError(
+                f"{name} {kind} {len(keys)} of the network's weights, first '{min(keys)}'"
+                if kind == "lacks"
+                else f"{name} {kind} {len(keys)} weights unknown to the network, "
+                f"first '{min(keys)}'",
+                hint="the weights and the configuration belong to different networks",
+            )
+    for key, tensor in own.items():
+        if tensor.shape != tensors[key].shape:
+            raise SynthError(
+                f"{name}: '{key}' is {tuple(tensors[key].shape)}, "
+                f"the network expects {tuple(tensor.shape)}",
+                hint="the weights and the configuration belong to different networks",
+            )
+    model.load_state_dict(tensors)
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _not_ours(file: Path) -> SynthError:
+    return SynthError(
+        f"{file} does not say which network it belongs to",
+        hint="it is not a checkpoint of synth: `synth convert` reads other people's weights",
+    )
+
+
+def card(metadata: Mapping[str, Any], parameters: int) -> str:
+    """Return the model card of a network, or of an adapter, whose metadata name a base."""
+    family, base = metadata["family"], metadata.get("base")
+    rows = {
+        "family": f"{family}: {families.get(family).about}",
+        "preset": metadata["preset"],
+        "base": base and f"{base['path']} ({base['preset']}, weights {base['fingerprint']})",
+        "parameters": f"{parameters:,}",
+        "step": metadata.get("step"),
+        "seed": metadata.get("seed"),
+        "data": metadata.get("data_hash"),
+        "source": metadata.get("source"),
+        "commit": metadata.get("git"),
+        **{f"validation {k}": f"{v:.6g}" for k, v in metadata.get("metrics", {}).items()},
+        **metadata["versions"],
+    }
+    table = "\n".join(f"| {key} | {value} |" for key, value in rows.items() if value is not None)
+    command = metadata.get("command")
+    trained = f"Trained by\n\n```bash\n{command}\n```\n\n" if command else ""
+    title = f"# {family} ({metadata['preset']})"
+    held = WEIGHTS if base is None else ADAPTER
+    merged = "" if base is None else "  # the base, with this adapter merged into it"
+    return (
+        f"{title}\n\n| what | value |\n| --- | --- |\n{table}\n\n{trained}"
+        f"`{held}` holds the weights and, in its metadata, the whole configuration; a training "
+        f"run puts its averaged (EMA) weights there.\n\n```python\nfrom synth import checkpoint\n\n"
+        f'model = checkpoint.load("this folder").model{merged}\n```\n'
+    )

@@ -1,0 +1,1 @@
+"""Patients on disk and in memory: volumes, cases, splits, preparation."""

@@ -1,0 +1,220 @@
+"""A patient's files on disk: naming schemes, discovery, label schemes.
+
+A *role* is what a file is to us, whatever its project calls it: the modalities `t1n t1c t2w t2f`,
+`seg`, and the inpainting files `voided`, `mask`, `healthy`, `unhealthy`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from synth.base.config import did_you_mean
+from synth.base.errors import SynthError
+from synth.data.volume import Volume
+
+MODALITIES = ("t1n", "t1c", "t2w", "t2f")
+MASKS = ("mask", "healthy", "unhealthy")
+ROLES = (*MODALITIES, "seg", "voided", *MASKS)
+
+# What follows the case id in a file name → role. BraTS 2023+ (GLI, SSA, PED, MEN, MET …) writes
+# `<id>-t1n.nii.gz`; BraTS ≤ 2021 `<id>_t1ce.nii.gz`; Local-Synthesis adds the masks.
+SUFFIXES = {
+    "-t1n": "t1n", "-t1c": "t1c", "-t2w": "t2w", "-t2f": "t2f", "-seg": "seg",
+    "-t1n-voided": "voided", "-mask": "mask",
+    "-mask-healthy": "healthy", "-mask-unhealthy": "unhealthy",
+    "_t1": "t1n", "_t1ce": "t1c", "_t2": "t2w", "_flair": "t2f", "_seg": "seg",
+}  # fmt: skip
+# Med-DDPM keeps one folder a modality, the same file name (more or less) in each.
+FOLDERS = {"t1": "t1n", "t1ce": "t1c", "t2": "t2w", "flair": "t2f", "seg": "seg", "mask": "seg"}
+
+# What `synth masks` appends to the id of the real case.
+_MADE = re.compile(r"(-(healthy|tumour|synth)\d+)+$")
+
+# Scheme → region → labels, outer regions first. The tumour is always WT.
+SCHEMES: dict[str, dict[str, tuple[int, ...]]] = {
+    "brats2021": {"WT": (1, 2, 4), "TC": (1, 4), "ET": (4,)},
+    "brats2023": {"WT": (1, 2, 3), "TC": (1, 3), "ET": (3,)},
+    "brats2024": {"WT": (1, 2, 3), "TC": (1, 3), "ET": (3,), "RC": (4,)},
+    "ped2024": {"WT": (1, 2, 3, 4), "TC": (1, 2, 3), "ET": (1,), "NET": (2,), "CC": (3,)},
+}
+
+_ENDINGS = (".nii.gz", ".nii")
+_BY_LENGTH = sorted(SUFFIXES, key=len, reverse=True)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Case:
+    """One examination: its id, its files by role, and how its labels are numbered."""
+
+    id: str
+    files: Mapping[str, Path]
+    scheme: str = "brats2023"
+    duplicates: tuple[str, ...] = field(default=(), compare=False)
+    """Files that claim a role which another file has taken already."""
+
+    @property
+    def patient(self) -> str:
+        """The id without its time point: `BraTS-GLI-00001-000` → `BraTS-GLI-00001`."""
+        return re.sub(r"^(BraTS-\w+-\d+)-\d+$", r"\1", self.origin)
+
+    @property
+    def origin(self) -> str:
+        """The id of the real case that `synth masks` made this one from; its own if it is real."""
+        return _MADE.sub("", self.id)
+
+    @property
+    def is_made(self) -> bool:
+        """Whether `synth masks` made it."""
+        return self.origin != self.id
+
+    def _repr_html_(self) -> str:
+        """Show the files of the case with small pictures in a notebook."""
+        from synth.pictures.notebook import case_html
+
+        return case_html(self)
+
+    def path(self, role: str) -> Path:
+        """Return the file of a role, or say that it is missing."""
+        if role not in self.files:
+            raise SynthError(
+                f"{self.id}: no {role} file", hint=f"it has: {', '.join(self.files) or 'nothing'}"
+            )
+        return self.files[role]
+
+    def load(self, role: str) -> Volume:
+        """Read a role as what it is: an image, a mask, or a label map in this case's scheme."""
+        path = self.path(role)
+        if role in MASKS:
+            return Volume.load_mask(path)
+        if role != "seg":
+            return Volume.load(path)
+        labels = Volume.load_labels(path)
+        require_scheme(labels.data, self.scheme, name=str(path))
+        return labels
+
+    def with_scheme(self, scheme: str) -> Case:
+        """Return the case under another label scheme."""
+        scheme_regions(scheme)
+        return dataclasses.replace(self, scheme=scheme)
+
+
+def scheme_regions(scheme: str) -> dict[str, tuple[int, ...]]:
+    """Return region → labels of a scheme."""
+    if scheme not in SCHEMES:
+        raise SynthError(
+            f"label scheme '{scheme}' is not known", hint=did_you_mean(scheme, SCHEMES)
+        )
+    return SCHEMES[scheme]
+
+
+def scheme_labels(scheme: str) -> tuple[int, ...]:
+    """Return every label a scheme allows, background excluded."""
+    return tuple(sorted(set().union(*scheme_regions(scheme).values())))
+
+
+def require_scheme(labels: np.ndarray, scheme: str, *, name: str) -> None:
+    """Refuse a label map with a label outside its scheme; none is ever dropped silently."""
+    allowed = scheme_labels(scheme)
+    odd = sorted(set(np.unique(labels).tolist()) - {0, *allowed})
+    if odd:
+        found = set(np.unique(labels).tolist()) - {0}
+        fitting = [s for s in SCHEMES if found <= set(scheme_labels(s))]
+        raise SynthError(
+            f"{name}: label {odd[0]} is outside the scheme {scheme} (0, {str(allowed)[1:-1]})",
+            hint=f"did you mean --scheme {' or '.join(fitting)}?" if fitting else "relabel it",
+        )
+
+
+def region(labels: np.ndarray, scheme: str, name: str) -> np.ndarray:
+    """Return the bool mask of a region (WT, TC, ET …)."""
+    regions = scheme_regions(scheme)
+    if name not in regions:
+        raise SynthError(f"{scheme} has no region {name}", hint=did_you_mean(name, regions))
+    return np.isin(labels, regions[name])
+
+
+def guess_scheme(case_id: str) -> str:
+    """Infer the label scheme from a case id: PED, ≤ 2021, post-treatment (time point ≥ 100)."""
+    case_id = _MADE.sub("", case_id)
+    if case_id.startswith("BraTS-PED"):
+        return "ped2024"
+    if re.match(r"BraTS(20|21)?\d{2}_", case_id):
+        return "brats2021"
+    if re.match(r"BraTS-GLI-\d+-1\d\d$", case_id):
+        return "brats2024"
+    return "brats2023"
+
+
+def split_name(path: Path) -> tuple[str, str] | None:
+    """Split a file name into (case id, role); None when no naming fits."""
+    ending = next((e for e in _ENDINGS if path.name.endswith(e)), None)
+    if ending is None or path.name.startswith("."):
+        return None
+    stem = path.name[: -len(ending)]
+    for suffix in _BY_LENGTH:
+        if stem.endswith(suffix) and len(stem) > len(suffix):
+            return stem[: -len(suffix)], SUFFIXES[suffix]
+    folder = path.parent.name
+    if folder in FOLDERS:
+        return stem, FOLDERS[folder]
+    return None
+
+
+def discover(root: Path, *, scheme: str = "auto") -> list[Case]:
+    """Find every case below a folder (or of one file), in order of id; nothing is opened."""
+    if scheme != "auto":
+        scheme_regions(scheme)
+    if not root.exists():
+        raise SynthError(f"{root}: no such folder", hint="check the path and its spelling")
+    found: dict[str, dict[str, list[Path]]] = {}
+    paths = list(_files(root))
+    for path in paths:
+        name = split_name(path)
+        if name:
+            found.setdefault(name[0], {}).setdefault(name[1], []).append(path)
+    if not found:
+        raise SynthError(
+            f"{root}: no case found{_unnamed(paths)}",
+            hint="names are like BraTS-GLI-00001-000-t1n.nii.gz or BraTS2021_00001_t1ce.nii.gz",
+        )
+    return [
+        Case(
+            id=case_id,
+            files={r: roles[r][0] for r in ROLES if r in roles},
+            scheme=guess_scheme(case_id) if scheme == "auto" else scheme,
+            duplicates=tuple(str(p) for paths in roles.values() for p in paths[1:]),
+        )
+        for case_id, roles in sorted(found.items())
+    ]
+
+
+def _files(root: Path) -> Iterator[Path]:
+    if root.is_file():
+        return iter([root])
+    return iter(sorted(p for p in root.rglob("*.nii*") if p.is_file()))
+
+
+def _unnamed(paths: Sequence[Path]) -> str:
+    """Say which files were there, all with names that fit no naming."""
+    odd = [p.name for p in paths if p.name.endswith(_ENDINGS) and not p.name.startswith(".")]
+    if len(odd) < 2:
+        return f": 1 NIfTI file, with no name it knows: {odd[0]}" if odd else ""
+    return f": {len(odd)} NIfTI files, none with a name it knows, e.g. {odd[0]}"
+
+
+def require_unique(cases: Iterable[Case]) -> None:
+    """Refuse cases whose id occurs twice, or whose role has two files."""
+    seen: set[str] = set()
+    for case in cases:
+        if case.id in seen or case.duplicates:
+            other = f": {case.duplicates[0]}" if case.duplicates else ""
+            raise SynthError(
+                f"case id {case.id} occurs twice{other}", hint="remove or rename one of them"
+            )
+        seen.add(case.id)

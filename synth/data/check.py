@@ -1,0 +1,121 @@
+"""Checks of a cohort: one finding a case, with a hint what to do."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from synth.base.errors import SynthError
+from synth.data.case import MASKS, MODALITIES, Case
+from synth.data.prepare import brain_mask
+from synth.data.volume import Volume
+
+COMMON = 0.5  # a role that this share of the cohort has is expected of every case
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finding:
+    """What `check` says of one case."""
+
+    id: str
+    problems: tuple[str, ...] = ()
+    hints: tuple[str, ...] = ()
+    shape: tuple[int, ...] = ()
+    spacing_mm: tuple[float, ...] = ()
+    roles: tuple[str, ...] = ()
+    tumour_ml: float | None = None
+
+    @property
+    def ok(self) -> bool:
+        """Whether the case can be used."""
+        return not self.problems
+
+
+def check(cases: Sequence[Case]) -> Iterator[Finding]:
+    """Examine every case; problems are collected, not raised."""
+    expected = expected_roles(cases)
+    ids = Counter(c.id for c in cases)
+    for case in cases:
+        yield check_case(case, expected, repeated=ids[case.id] > 1)
+
+
+def expected_roles(cases: Sequence[Case]) -> tuple[str, ...]:
+    """Return the roles that at least half of the cohort has."""
+    counts = Counter(role for c in cases for role in c.files)
+    return tuple(r for r, n in counts.items() if n >= COMMON * len(cases))
+
+
+def check_case(case: Case, expected: Sequence[str] = (), *, repeated: bool = False) -> Finding:
+    """Read everything a case has and collect what is wrong with it."""
+    errors: list[SynthError] = []
+    if repeated or case.duplicates:
+        other = f": {case.duplicates[0]}" if case.duplicates else ""
+        hint = "remove or rename one of them"
+        errors.append(SynthError(f"case id {case.id} occurs twice{other}", hint=hint))
+    errors += [
+        SynthError(f"no {role} file", hint="most cases have one; add it or remove the case")
+        for role in expected
+        if role not in case.files
+    ]
+    volumes: dict[str, Volume] = {}
+    for role in case.files:
+        _collect(errors, lambda role=role: volumes.update({role: case.load(role)}))
+    _collect_pairs(errors, volumes)
+    first = next(iter(volumes.values()), None)
+    seg = volumes.get("seg")
+    return Finding(
+        id=case.id,
+        problems=tuple(e.message for e in errors),
+        hints=tuple(e.hint for e in errors),
+        shape=first.shape if first else (),
+        spacing_mm=tuple(round(s, 4) for s in first.spacing_mm) if first else (),
+        roles=tuple(case.files),
+        tumour_ml=round(float((seg.data > 0).sum()) * seg.voxel_ml, 2) if seg else None,
+    )
+
+
+def require_brain(image: Volume, name: str) -> np.ndarray:
+    """Return the brain mask, or refuse a volume that has none."""
+    if not image.data.any() or np.ptp(image.data) == 0:
+        raise SynthError(f"{name}: every voxel has the same value", hint="the scan is empty")
+    return brain_mask(image)
+
+
+def require_usable_mask(mask: Volume, image: Volume, names: tuple[str, str]) -> None:
+    """Refuse a mask that is empty, off the grid, or leaves nothing of the brain to look at."""
+    image.require_same_grid(mask, names)
+    if not mask.data.any():
+        raise SynthError(f"{names[1]}: the mask is empty", hint="there is nothing to inpaint")
+    brain = require_brain(image, names[0])
+    # A voided scan has lost the brain below its mask, so the share is of brain and mask together.
+    if (mask.data[0] & brain).sum() >= 0.95 * brain.sum() or mask.data.mean() > 0.6:
+        raise SynthError(
+            f"{names[1]}: the mask covers the whole brain",
+            hint="is it a brain mask? The region to inpaint is wanted",
+        )
+
+
+def _collect(errors: list[SynthError], action: Callable[[], object]) -> None:
+    try:
+        action()
+    except SynthError as error:
+        errors.append(error)
+
+
+def _collect_pairs(errors: list[SynthError], volumes: dict[str, Volume]) -> None:
+    images = [r for r in (*MODALITIES, "voided") if r in volumes]
+    reference = images[0] if images else None
+    before = len(errors)
+    for role in images:
+        _collect(errors, lambda role=role: require_brain(volumes[role], role))
+    if reference is None or len(errors) > before:
+        return
+    image = volumes[reference]
+    for role, volume in volumes.items():
+        if role in ("mask", "healthy"):
+            _collect(errors, lambda r=role, v=volume: require_usable_mask(v, image, (reference, r)))
+        elif role in (*MASKS, *MODALITIES, "seg", "voided"):
+            _collect(errors, lambda r=role, v=volume: image.require_same_grid(v, (reference, r)))

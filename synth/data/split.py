@@ -1,0 +1,222 @@
+"""Train/test splits and folds as decathlon-style JSON.
+
+Reads the files of both predecessor projects: `{"training": [{"t1n": …, "mask_healthy": …}]}` of the
+inpainting solution and `{"training": [{"fold": 0, "image": [4 paths], "label": path}]}` of the
+segmentation one, where fold −1 means "train only". Ours is a superset that adds the case id,
+its label scheme, and for a synthetic case the real one it came from.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from synth.base.errors import SynthError
+from synth.base.files import read_json, write_json
+from synth.data.case import MODALITIES, Case, guess_scheme, require_unique, split_name
+
+FORMAT = 1
+TRAIN_ONLY = -1
+
+# JSON key of the predecessors → role
+KEYS = {
+    "t1n": "t1n", "t1c": "t1c", "t2w": "t2w", "t2f": "t2f", "label": "seg", "seg": "seg",
+    "t1n_voided": "voided", "mask": "mask",
+    "mask_healthy": "healthy", "mask_unhealthy": "unhealthy",
+}  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class Entry:
+    """A case in a split: its fold, and where it came from when it is synthetic."""
+
+    case: Case
+    fold: int | None = None
+    source: str | None = None
+    """Id of the real case a synthetic one was made from; None for real cases."""
+    seen_folds: tuple[int, ...] | None = None
+    """Folds with a patient behind this case: whom a model that made it was trained on, or whose
+    lesion gave it a shape; None: not known."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Split:
+    """The two lists of a decathlon-style file."""
+
+    training: tuple[Entry, ...] = ()
+    testing: tuple[Entry, ...] = ()
+
+    def fold(self, held_out: int) -> tuple[list[Case], list[Case]]:
+        """Return (train, held-out) cases of a fold; synthetic offspring of held-out cases go."""
+        folds = sorted({e.fold for e in self.training if e.fold is not None and e.fold >= 0})
+        if held_out not in folds:
+            raise SynthError(f"no fold {held_out} in this split", hint=f"it has {folds}")
+        out = [e.case for e in self.training if e.fold == held_out]
+        patients = {c.patient for c in out} | {c.id for c in out}
+        train = [
+            e.case
+            for e in self.training
+            if e.fold != held_out
+            and e.source not in patients
+            and e.case.patient not in patients
+            and held_out not in (e.seen_folds or ())
+        ]
+        return train, out
+
+
+def folds(cases: Sequence[Case], count: int, *, seed: int = 0) -> list[Entry]:
+    """Deal patients (never single scans) into `count` folds of nearly equal size."""
+    patients = sorted({c.patient for c in cases})
+    if len(patients) < count:
+        raise SynthError(
+            f"{len(patients)} patients cannot fill {count} folds", hint="ask for fewer folds"
+        )
+    order = np.random.default_rng(seed).permutation(len(patients))
+    fold_of = {patients[p]: int(rank) % count for rank, p in enumerate(order)}
+    return [Entry(case=c, fold=fold_of[c.patient]) for c in cases]
+
+
+def hold_out(
+    cases: Sequence[Case], share: float, *, seed: int = 0
+) -> tuple[list[Case], list[Case]]:
+    """Split into (train, validation) by patient; the share is rounded, at least one each side."""
+    patients = sorted({c.patient for c in cases})
+    if len(patients) < 2:
+        return list(cases), list(cases)
+    count = min(max(round(share * len(patients)), 1), len(patients) - 1)
+    chosen = set(np.random.default_rng(seed).permutation(patients)[:count].tolist())
+    return [c for c in cases if c.patient not in chosen], [c for c in cases if c.patient in chosen]
+
+
+def read_split(path: Path, root: Path | None = None) -> Split:
+    """Read a split; relative paths are under `root` (default: the JSON's folder)."""
+    values = read_json(path)
+    root = (root or path.parent).resolve()
+    if not isinstance(values, dict) or not (values.keys() & {"training", "testing"}):
+        raise SynthError(
+            f"{path}: not a split", hint='expected {"training": [...]} and/or {"testing": [...]}'
+        )
+    if values.get("format", 1) > FORMAT:
+        raise SynthError(f"{path}: format {values['format']} is newer", hint="update this package")
+    lists = {}
+    for part in ("training", "testing"):
+        rows = values.get(part, [])
+        if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+            raise SynthError(f"{path}: '{part}' is not a list of objects", hint="see the README")
+        lists[part] = tuple(_entry(row, root, f"{path}: {part}[{i}]") for i, row in enumerate(rows))
+    _require_root(path, root, [*lists["training"], *lists["testing"]])
+    # The augmented file of the inpainting solution lists a patient once per invented mask.
+    return Split(**lists)
+
+
+def write_split(path: Path, split: Split, root: Path) -> Path:
+    """Write a split with paths relative to `root`; ids must be unique."""
+    require_unique(e.case for e in (*split.training, *split.testing))
+    values: dict[str, Any] = {"format": FORMAT}
+    for part in ("training", "testing"):
+        values[part] = [_row(entry, root.resolve()) for entry in getattr(split, part)]
+    write_json(path, values)
+    return path
+
+
+def data_hash(cases: Iterable[Case]) -> str:
+    """Return a fingerprint of a cohort: its ids, roles and file sizes (contents are not read)."""
+    digest = hashlib.blake2b(digest_size=8)
+    for case in cases:
+        for path in case.files.values():
+            if not path.exists():
+                raise SynthError(
+                    f"{case.id}: {path} is not there",
+                    hint="the paths of a split are relative to --data",
+                )
+        sizes = [f"{role}:{p.stat().st_size}" for role, p in case.files.items()]
+        digest.update(f"{case.id} {' '.join(sizes)}\n".encode())
+    return digest.hexdigest()
+
+
+def patient_marks(cases: Iterable[Case]) -> list[str]:
+    """Return a short mark of each patient: weights remember whom they saw, not their names."""
+    return sorted({hashlib.blake2b(c.patient.encode(), digest_size=6).hexdigest() for c in cases})
+
+
+def seen_folds(split: Split, marks: Iterable[str]) -> tuple[int, ...]:
+    """Return the folds that hold a patient of these marks."""
+    known = set(marks)
+    return tuple(sorted({
+        e.fold for e in split.training
+        if e.fold is not None and e.fold >= 0 and known & set(patient_marks([e.case]))
+    }))  # fmt: skip
+
+
+def _entry(row: Mapping[str, Any], root: Path, where: str) -> Entry:
+    files: dict[str, Path] = {}
+    for key, role in KEYS.items():
+        if isinstance(row.get(key), str):
+            files[role] = _inside(row[key], root, where)
+    for position, item in enumerate(row.get("image", [])):
+        path = _inside(item, root, where)
+        name = split_name(path)
+        # Names tell the modality; the list order of the predecessors differs between their files.
+        files[name[1] if name else MODALITIES[position % 4]] = path
+    if not files:
+        raise SynthError(f"{where} names no file", hint=f"known keys: {', '.join(KEYS)}, image")
+    named = [name[0] for p in files.values() if (name := split_name(p))]
+    case_id = row.get("case") or (named[0] if named else next(iter(files.values())).parent.name)
+    fold = row.get("fold")
+    if fold is not None and (not isinstance(fold, int) or fold < TRAIN_ONLY):
+        raise SynthError(f"{where}: fold {fold!r}", hint="a whole number ≥ 0, or −1 for train only")
+    scheme = row.get("scheme") or guess_scheme(case_id)
+    seen = row.get("seen_folds")
+    return Entry(
+        case=Case(id=case_id, files=files).with_scheme(scheme),
+        fold=fold,
+        source=row.get("source"),
+        seen_folds=None if seen is None else tuple(int(k) for k in seen),
+    )
+
+
+def _require_root(split: Path, root: Path, entries: Sequence[Entry]) -> None:
+    """Name the folder that the paths are relative to, where `root` is not it and one above is."""
+    if not entries:
+        return
+    path = next(iter(entries[0].case.files.values()))
+    above = (*split.resolve().parents, *root.parents)
+    if not path.exists() and (found := [a for a in above if (a / path.relative_to(root)).exists()]):
+        raise SynthError(
+            f"{split}: its paths are not relative to {root}", hint=f"give {found[0]} as the data"
+        )
+
+
+def _inside(text: str, root: Path, where: str) -> Path:
+    """Resolve a path of a split; one that leaves the data folder is refused."""
+    path = (root / text).resolve() if not Path(text).is_absolute() else Path(text).resolve()
+    if not path.is_relative_to(root):
+        raise SynthError(
+            f"{where}: {text} leaves the data folder {root}",
+            hint="give the folder that holds the data as DATA_DIR",
+        )
+    return path
+
+
+def _row(entry: Entry, root: Path) -> dict[str, Any]:
+    def name(path: Path) -> str:
+        return str(_inside(str(path.resolve()), root, entry.case.id).relative_to(root))
+
+    case = entry.case
+    row: dict[str, Any] = {"case": case.id, "scheme": case.scheme}
+    keys = {role: key for key, role in reversed(KEYS.items())}  # seg is written as "label" only
+    row |= {keys[role]: name(path) for role, path in case.files.items()}
+    if all(m in case.files for m in MODALITIES):
+        row["image"] = [name(case.files[m]) for m in MODALITIES]
+    if entry.fold is not None:
+        row["fold"] = entry.fold
+    if entry.source is not None:
+        row["source"] = entry.source
+    if entry.seen_folds is not None:
+        row["seen_folds"] = list(entry.seen_folds)
+    return row

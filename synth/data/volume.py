@@ -1,0 +1,199 @@
+"""A 3-D image: array, affine, header; reading and writing NIfTI.
+
+Axis order is (C, X, Y, Z) everywhere; X, Y, Z are the array axes of the NIfTI file. Only
+`prepare` changes orientation, and it knows the way back.
+"""
+
+from __future__ import annotations
+
+import gzip
+import zlib
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+from nibabel.filebasedimages import ImageFileError
+from nibabel.spatialimages import HeaderDataError
+
+from synth.base.errors import SynthError
+from synth.base.files import atomic_path
+
+MAX_VOXELS = 2**30  # 1024³; a larger claim is a broken header, not a brain
+READ_ERRORS = (ImageFileError, HeaderDataError, OSError, EOFError, zlib.error, ValueError)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Volume:
+    """Voxels and where they are. A mask is a bool Volume, a label map an integer one."""
+
+    data: np.ndarray
+    """(C, X, Y, Z); float32 for images, bool for masks, int16 for labels."""
+    affine: np.ndarray
+    """(4, 4) float64, voxel to world (mm)."""
+    header: nib.Nifti1Header | None = None
+    """The header of the file it was read from; kept so that the output carries it."""
+
+    def __post_init__(self) -> None:
+        assert self.data.ndim == 4, f"Volume wants (C, X, Y, Z), got {self.data.shape}"
+        assert self.affine.shape == (4, 4), f"affine is 4×4, got {self.affine.shape}"
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Spatial shape (X, Y, Z)."""
+        x, y, z = self.data.shape[1:]
+        return x, y, z
+
+    @property
+    def spacing_mm(self) -> tuple[float, float, float]:
+        """Edge lengths of a voxel."""
+        x, y, z = np.sqrt((self.affine[:3, :3] ** 2).sum(axis=0))
+        return float(x), float(y), float(z)
+
+    @property
+    def voxel_ml(self) -> float:
+        """Volume of one voxel in millilitres."""
+        return float(abs(np.linalg.det(self.affine[:3, :3]))) / 1000
+
+    def with_data(self, data: np.ndarray) -> Volume:
+        """Return other voxels on the same grid; (X, Y, Z) gains its channel axis."""
+        return replace(self, data=data[None] if data.ndim == 3 else data)
+
+    def require_same_grid(self, other: Volume, names: tuple[str, str] = ("image", "mask")) -> None:
+        """Refuse two volumes whose voxels are not the same places."""
+        if self.shape != other.shape:
+            raise SynthError(
+                f"{names[1]} and {names[0]} differ in shape: {other.shape} vs {self.shape}",
+                hint=f"resample the {names[1]} onto the {names[0]}'s grid",
+            )
+        if not np.allclose(self.affine, other.affine, atol=1e-3):
+            off = _corner_distance_mm(self, other)
+            raise SynthError(
+                f"{names[1]} and {names[0]} differ in affine: up to {off:.3g} mm apart",
+                hint=f"resample the {names[1]} onto the {names[0]}'s grid, or copy the header "
+                "if you know that the voxels match",
+            )
+
+    def _repr_html_(self) -> str:
+        """Show three planes, size, spacing and range in a notebook."""
+        from synth.pictures.notebook import volume_html
+
+        return volume_html(self)
+
+    @classmethod
+    def load(cls, path: str | Path) -> Volume:
+        """Read an image as float32; NaN and Inf are refused."""
+        image, values = _read(Path(path))
+        data = values.astype(np.float32)
+        if not np.isfinite(data).all():
+            count = int((~np.isfinite(data)).sum())
+            raise SynthError(
+                f"{path}: {count} voxels are NaN or Inf", hint="replace them, e.g. by 0, and retry"
+            )
+        return cls(data=data[None], affine=_affine(image, path), header=image.header.copy())
+
+    @classmethod
+    def load_mask(cls, path: str | Path) -> Volume:
+        """Read a mask; anything but 0 and 1 is refused."""
+        image, values = _read(Path(path))
+        odd = values[(values != 0) & (values != 1)]
+        if odd.size:
+            raise SynthError(
+                f"{path}: a mask holds 0 and 1 only, found {float(odd.flat[0]):g} "
+                f"in {odd.size} voxels",
+                hint="threshold it first; a label map goes in as the segmentation",
+            )
+        return cls(data=(values == 1)[None], affine=_affine(image, path), header=None)
+
+    @classmethod
+    def load_labels(cls, path: str | Path) -> Volume:
+        """Read a label map; fractions are refused."""
+        image, values = _read(Path(path))
+        labels = np.nan_to_num(values, nan=0.5, posinf=0.5, neginf=0.5)
+        if not (labels == np.rint(labels)).all() or np.abs(labels).max(initial=0) > 32767:
+            raise SynthError(
+                f"{path}: a label map holds small whole numbers only",
+                hint="was it resampled with linear interpolation? Use nearest neighbour",
+            )
+        return cls(data=labels.astype(np.int16)[None], affine=_affine(image, path), header=None)
+
+    def save(self, path: str | Path) -> Path:
+        """Write NIfTI, one channel: float32 for images, uint8 for masks and labels; atomic."""
+        path = Path(path)
+        assert self.data.shape[0] == 1, "one file holds one channel"
+        data = self.data[0]
+        if data.dtype == bool or np.issubdtype(data.dtype, np.integer):
+            small = data.size == 0 or (data.min() >= 0 and data.max() <= 255)
+            data = data.astype(np.uint8 if small else np.int16)
+        else:
+            data = data.astype(np.float32)
+        header = self.header.copy() if self.header is not None else None
+        if header is not None:
+            # The input's dtype and scaling must not touch our values: see header.set_slope_inter.
+            header.set_data_dtype(data.dtype)
+            header.set_slope_inter(1, 0)
+            header["cal_min"], header["cal_max"] = 0, 0
+        image = nib.Nifti1Image(data, self.affine, header)
+        image.header.set_data_dtype(data.dtype)
+        if header is None:
+            image.header.set_xyzt_units("mm")
+        blob = image.to_bytes()
+        with atomic_path(path) as temporary:
+            packed = path.name.endswith(".gz")
+            temporary.write_bytes(gzip.compress(blob, 1, mtime=0) if packed else blob)
+        return path
+
+
+def _read(path: Path) -> tuple[nib.Nifti1Pair, np.ndarray]:
+    """Return the image and its (X, Y, Z) values after slope and intercept."""
+    if not path.is_file():
+        raise SynthError(f"{path}: no such file", hint="check the path and its spelling")
+    try:
+        image = nib.load(path)
+        if not isinstance(image, nib.Nifti1Pair):  # NIfTI-2 is one, too
+            raise ValueError(f"it is a {type(image).__name__}")
+        shape = _spatial_shape(image.shape, path)
+        values = np.asanyarray(image.dataobj)
+    except READ_ERRORS as error:
+        raise SynthError(
+            f"{path}: cannot be read as NIfTI: {str(error).splitlines()[0]}",
+            hint="the file is damaged or not an image; copy or convert it again",
+        ) from error
+    if values.dtype.kind not in "uifb":
+        raise SynthError(
+            f"{path}: voxels of type {values.dtype}", hint="convert to a scalar type first"
+        )
+    return image, values.reshape(shape)
+
+
+def _spatial_shape(shape: tuple[int, ...], path: Path) -> tuple[int, ...]:
+    # Trailing axes of length one are a habit of some scanners' converters.
+    while len(shape) > 3 and shape[-1] == 1:
+        shape = shape[:-1]
+    if len(shape) != 3:
+        raise SynthError(
+            f"{path}: expected a 3-D volume, got shape {tuple(shape)}",
+            hint="split a 4-D series into one file a volume",
+        )
+    if np.prod([float(n) for n in shape]) > MAX_VOXELS or min(shape) < 1:
+        raise SynthError(
+            f"{path}: the header claims {'×'.join(map(str, shape))} voxels",
+            hint="the header is damaged; convert the original again",
+        )
+    return tuple(int(n) for n in shape)
+
+
+def _affine(image: nib.Nifti1Pair, path: str | Path) -> np.ndarray:
+    affine = np.asarray(image.affine, np.float64)
+    if not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-9:
+        raise SynthError(
+            f"{path}: the affine is singular or not finite",
+            hint="repair the header's sform or qform",
+        )
+    return affine
+
+
+def _corner_distance_mm(a: Volume, b: Volume) -> float:
+    corners = np.array([[x, y, z, 1] for x in (0, 1) for y in (0, 1) for z in (0, 1)], float)
+    corners[:, :3] *= np.array(a.shape) - 1
+    return float(np.abs(corners @ (a.affine - b.affine).T).max())

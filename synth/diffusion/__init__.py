@@ -1,0 +1,1 @@
+"""Gaussian diffusion: noise schedules, samplers, the wavelet transform, the U-Net."""

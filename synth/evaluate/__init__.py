@@ -1,0 +1,1 @@
+"""Judges of results: inpainting, masks, scans, segmentation, comparisons."""

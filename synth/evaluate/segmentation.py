@@ -1,0 +1,276 @@
+"""The judge of segmentations: each region, whole and lesion by lesion, as in BraTS.
+
+A case that cannot be judged (no prediction, another grid, a damaged file, a label outside the
+scheme) is one line and in no mean; the others go on. The official script of 2025 skips such a case
+silently, and compares voxels without a look at the affine; see `segmentation_scores` for what
+happens to numbers that do not exist.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+
+from synth.base.config import did_you_mean
+from synth.base.errors import SynthError
+from synth.base.files import atomic_path, file_hash, write_json
+from synth.base.manifest import manifest
+from synth.data.case import Case, discover, require_scheme, require_unique
+from synth.data.split import read_split
+from synth.data.volume import Volume
+from synth.evaluate import segmentation_scores as scores
+from synth.evaluate.inpainting import find_predictions
+from synth.evaluate.segmentation_scores import RegionScore
+from synth.evaluate.tables import markdown_table, plain_table
+from synth.metrics.surface import Convention
+from synth.pictures.montage import LABEL_COLOURS, Overlay, display_axial, montage, square_around
+from synth.training.log import Progress
+
+SUMMARY = "summary.json"
+PAGE_WORST, PAGE_MEDIAN = 4, 2
+BACKDROPS = ("t2f", "t1c", "t2w", "t1n")
+ERRORS = {1: "#f5a524", 2: "#3ec8f5"}  # missed, false
+BLANK_MARGIN = 12  # voxels around a tumour where no scan is beside it
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SegmentationEvaluation:
+    """What came out; the same lies in the output folder."""
+
+    rows: tuple[RegionScore, ...]
+    problems: tuple[str, ...]
+    """One line for each case that could not be judged."""
+    summary: Mapping[str, Any]
+    table: str
+
+
+def evaluate_segmentation(
+    pred_dir: Path,
+    truth_dir: Path,
+    out: Path,
+    *,
+    conventions: Sequence[Convention] = scores.CONVENTIONS,
+    split: Path | None = None,
+    scheme: str = "auto",
+    pictures: bool = True,
+    force: bool = False,
+) -> SegmentationEvaluation:
+    """Judge label maps; write per_case.csv, summary.json, table.md and cases.png.
+
+    Args:
+        pred_dir: `<case>-seg.nii.gz` or `<case>.nii.gz`, flat or in folders.
+        truth_dir: cases with a label map, in any BraTS naming.
+        out: folder to write.
+        conventions: 2023, 2025, or both; they are never mixed in one table.
+        split: judge only the testing cases of this decathlon-style JSON.
+        scheme: label scheme of both folders; auto infers each case's from its id.
+        pictures: draw the worst cases and those about the median.
+        force: overwrite an earlier evaluation.
+    """
+    began = time.monotonic()
+    for name in conventions:
+        if name not in scores.CONVENTIONS:
+            raise SynthError(f"no convention '{name}'", hint=did_you_mean(name, scores.CONVENTIONS))
+    if (out / SUMMARY).exists() and not force:
+        raise SynthError(f"{out} holds an evaluation already", hint="--force overwrites it")
+    cases = truth_cases(truth_dir, split, scheme)
+    predictions = find_predictions(pred_dir) if pred_dir.is_dir() else {}
+    if not predictions:
+        raise SynthError(
+            f"{pred_dir}: no label maps", hint="names are like <case>-seg.nii.gz or <case>.nii.gz"
+        )
+    rows: list[RegionScore] = []
+    problems: list[str] = []
+    judged: dict[str, tuple[Case, Path]] = {}
+    with Progress(len(cases), label="evaluate", unit="case") as bar:
+        for case in cases:
+            try:
+                require_unique([case])
+                path = prediction_file(predictions, case.id)
+                rows += judge(case, path, conventions)
+                judged[case.id] = (case, path)
+            except SynthError as error:
+                hint = f" → {error.hint}" if error.hint else ""
+                problems.append(f"{case.id}: {error.message.removeprefix(f'{case.id}: ')}{hint}")
+                log.warning(problems[-1])
+            bar.advance()
+    if not rows:
+        raise SynthError(
+            f"none of {len(cases)} cases could be judged", hint=f"the first: {problems[0]}"
+        )
+    if pictures:
+        draw_page(rows, judged, out / "cases.png")
+    used = {path for _, path in judged.values()}
+    facts = manifest(
+        "evaluate segmentation",
+        {
+            "pred": pred_dir, "truth": truth_dir, "out": out, "split": split, "scheme": scheme,
+            "conventions": list(conventions),
+        },
+        (),
+        # Truth and prediction often have the same name.
+        files={
+            "truth": {name: file_hash(case.path("seg")) for name, (case, _) in judged.items()},
+            "prediction": {name: file_hash(path) for name, (_, path) in judged.items()},
+        },
+        seconds=round(time.monotonic() - began, 2),
+    )  # fmt: skip
+    summary = facts | {
+        "cases": len(judged),
+        "problems": problems,
+        "predictions_not_used": sorted(
+            str(p) for paths in predictions.values() for p in paths if p not in used
+        ),
+        "policy": {name: scores.POLICY[name] for name in conventions},
+        "official_names": {name: scores.OFFICIAL[name] for name in conventions},
+        "conventions": scores.summarise(rows),
+    }
+    table = _write(out, rows, summary)
+    return SegmentationEvaluation(
+        rows=tuple(rows), problems=tuple(problems), summary=summary, table=table
+    )
+
+
+def truth_cases(truth_dir: Path, split: Path | None, scheme: str) -> list[Case]:
+    """Return the cases that have a label map, or the testing cases of a split."""
+    if split is None:
+        cases = [case for case in discover(truth_dir, scheme=scheme) if "seg" in case.files]
+        if not cases:
+            raise SynthError(f"{truth_dir}: no label maps", hint="names are like <case>-seg.nii.gz")
+        return cases
+    cases = [entry.case for entry in read_split(split, truth_dir).testing]
+    if not cases:
+        raise SynthError(f"{split}: no testing cases", hint="without --split, all are judged")
+    require_unique(cases)
+    return cases if scheme == "auto" else [case.with_scheme(scheme) for case in cases]
+
+
+def prediction_file(found: Mapping[str, Sequence[Path]], case_id: str) -> Path:
+    """Return the one label map of a case; none and two are refused."""
+    paths = [p for name in ("-seg", "_seg", "") for p in found.get(f"{case_id}{name}", ())]
+    if not paths:
+        raise SynthError("no prediction", hint=f"expected {case_id}-seg.nii.gz or {case_id}.nii.gz")
+    if len(paths) > 1:
+        raise SynthError(f"two files: {paths[0]} and {paths[1]}", hint="keep one of them")
+    return paths[0]
+
+
+def judge(case: Case, path: Path, conventions: Sequence[Convention]) -> list[RegionScore]:
+    """Score the prediction of a case by each convention."""
+    truth, pred = _load(case, path)
+    return [
+        row
+        for convention in conventions
+        for row in scores.score_labels(
+            pred.data[0], truth.data[0], truth.spacing_mm, convention,
+            case=case.id, patient=case.patient, scheme=case.scheme,
+        )
+    ]  # fmt: skip
+
+
+def draw_page(
+    rows: Sequence[RegionScore], judged: Mapping[str, tuple[Case, Path]], path: Path
+) -> Path:
+    """Draw the worst cases and those about the median by mean Dice: scan, truth, prediction."""
+    first = rows[0].convention
+    dice = {r.case: r.values["dice"] for r in rows if (r.region, r.convention) == ("mean", first)}
+    chosen = worst_and_median({c: v for c, v in dice.items() if np.isfinite(v)} or dice)
+    panels: list[list[np.ndarray]] = []
+    overlays: dict[tuple[int, int], Overlay] = {}
+    labels: list[str] = []
+    for number, (case_id, rank) in enumerate(chosen.items()):
+        row, layers = _panels(*judged[case_id])
+        panels.append(row)
+        overlays |= {(number, column): layer for column, layer in layers.items()}
+        labels.append(f"{case_id}\n{rank}: Dice {dice[case_id]:.3f}")
+    return montage(
+        panels, path, row_labels=labels, overlays=overlays,
+        column_labels=("scan", "truth", "prediction", "missed orange, false blue"),
+        title=f"Worst and median of {len(dice)} cases by mean Dice; NCR red, ED green, ET yellow",
+    )  # fmt: skip
+
+
+def worst_and_median(values: Mapping[str, float]) -> dict[str, str]:
+    """Return case → why it is shown: the lowest values, then those about the median."""
+    ranked = sorted(values, key=lambda case: (values[case], case))
+    worst = ranked[:PAGE_WORST]
+    rest = ranked[len(worst) :]
+    middle = max(len(ranked) // 2 - PAGE_MEDIAN // 2 - len(worst), 0)
+    return dict.fromkeys(worst, "worst") | dict.fromkeys(
+        rest[middle : middle + PAGE_MEDIAN], "median"
+    )
+
+
+def _load(case: Case, path: Path) -> tuple[Volume, Volume]:
+    truth, pred = case.load("seg"), Volume.load_labels(path)
+    truth.require_same_grid(pred, ("truth", "prediction"))
+    require_scheme(pred.data, case.scheme, name=path.name)
+    return truth, pred
+
+
+def _panels(case: Case, path: Path) -> tuple[list[np.ndarray], dict[int, Overlay]]:
+    """One axial slice, where most voxels are wrong (if none is, where the truth is largest)."""
+    truth, pred = (
+        labels.with_data(_shown(labels.data[0], case.scheme)) for labels in _load(case, path)
+    )
+    axis = int(np.flatnonzero(nib.orientations.io_orientation(truth.affine)[:, 0] == 2)[0])
+    others = tuple(dim for dim in range(3) if dim != axis)
+    wrong = truth.data[0] != pred.data[0]
+    index = int((wrong if wrong.any() else truth.data[0] > 0).sum(axis=others).argmax())
+    image, true, made = (
+        display_axial(volume, index) for volume in (_backdrop(case, truth), truth, pred)
+    )
+    tumour = (true > 0) | (made > 0)
+    frame = square_around(image > 0) if image.any() else square_around(tumour, BLANK_MARGIN)
+    image, true, made = image[frame], true[frame], made[frame]
+    error = np.where(made > 0, 2, 1) * ((true > 0) != (made > 0))
+    layers: dict[int, Overlay] = {
+        1: (true, LABEL_COLOURS, True), 2: (made, LABEL_COLOURS, True), 3: (error, ERRORS, False),
+    }  # fmt: skip
+    return [image] * 4, layers
+
+
+def _backdrop(case: Case, truth: Volume) -> Volume:
+    """Return the scan that contours are drawn on; black where there is none."""
+    for role in (r for r in BACKDROPS if r in case.files):
+        try:
+            scan = case.load(role)
+            truth.require_same_grid(scan, ("truth", role))
+        except SynthError as error:
+            log.warning("%s: drawn without %s: %s", case.id, role, error.message)
+            continue
+        return scan
+    return truth.with_data(np.zeros(truth.shape, np.float32))
+
+
+def _shown(labels: np.ndarray, scheme: str) -> np.ndarray:
+    """Number labels for display as 2023 does: 2 in WT, 1 in TC, 3 in ET."""
+    found = scores.judged_regions(scheme)
+    shown = np.zeros(labels.shape, np.uint8)
+    for name, number in zip(scores.REGIONS, (2, 1, 3), strict=True):
+        shown[np.isin(labels, found[name])] = number
+    return shown
+
+
+def _write(out: Path, rows: Sequence[RegionScore], summary: Mapping[str, Any]) -> str:
+    """Write tables and summary (last: it says that all is there); return the plain table."""
+    scores.write_scores(out / "per_case.csv", rows)
+    plain, marked = [], []
+    for convention, found in summary["conventions"].items():
+        lines = scores.table_rows(found)
+        head = f"BraTS {convention}, mean ± sd. {scores.POLICY[convention]}."
+        plain.append(f"{head}\n{plain_table(lines)}")
+        marked.append(f"{head}\n\n{markdown_table(lines)}\n")
+    with atomic_path(out / "table.md") as temporary:
+        temporary.write_text("\n".join(marked), encoding="utf-8")
+    write_json(out / SUMMARY, summary)
+    return "\n\n".join(plain)

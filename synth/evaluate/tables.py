@@ -1,0 +1,179 @@
+"""Tables of many methods on the same cases: means and paired differences.
+
+Values that are not finite (a perfect answer has an infinite PSNR) cannot enter a mean: they are
+left out of mean, sd and median, and counted beside them; so are pairs in which either value is not
+finite.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from synth.base.files import atomic_path
+from synth.metrics.statistics import paired_difference
+
+NON_FINITE = (
+    "values that are not finite are left out of mean, sd and median and counted as non_finite; "
+    "pairs that hold one are left out of the differences and counted as excluded"
+)
+# metric → heading and decimals in the table
+SHOWN = {
+    "ssim": ("SSIM", 3), "psnr_01": ("PSNR dB", 2), "mse": ("MSE", 4), "rmse": ("RMSE", 3),
+    "mae": ("MAE", 3),
+}  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class Score:
+    """What one method earned on one case."""
+
+    case: str
+    method: str
+    values: Mapping[str, float]
+    voxels: int
+    """Voxels that were judged."""
+    seconds: float | None = None
+    """Time to compute the answer, where we did."""
+
+
+def spread(values: np.ndarray) -> dict[str, float | int | None]:
+    """Return mean, sd (n − 1), median of the finite values; None where too few are left."""
+    finite = values[np.isfinite(values)]
+    n = len(finite)
+    return {
+        "mean": float(finite.mean()) if n else None,
+        "sd": float(finite.std(ddof=1)) if n > 1 else None,
+        "median": float(np.median(finite)) if n else None,
+        "n": n,
+        "non_finite": len(values) - n,
+    }
+
+
+def summarise(scores: Sequence[Score]) -> dict[str, dict[str, Any]]:
+    """Return method → metric → `spread`, and the mean seconds, in the order of appearance."""
+    summary: dict[str, dict[str, Any]] = {}
+    for method, own in _by_method(scores).items():
+        rows = list(own.values())
+        summary[method] = {m: spread(_column(rows, m)) for m in rows[0].values}
+        seconds = [s.seconds for s in rows if s.seconds is not None]
+        summary[method]["seconds"] = float(np.mean(seconds)) if seconds else None
+    return summary
+
+
+def differences(
+    scores: Sequence[Score], method: str, metrics: Sequence[str], *, seed: int = 0
+) -> dict[str, dict[str, dict[str, float | int | None]]]:
+    """Return other method → metric → mean of `method` − other over cases, 95 % interval, p."""
+    by_method = _by_method(scores)
+    own = by_method.pop(method)
+    return {
+        other: {m: _difference(own, theirs, m, seed) for m in metrics}
+        for other, theirs in by_method.items()
+    }
+
+
+def _difference(
+    own: Mapping[str, Score], theirs: Mapping[str, Score], metric: str, seed: int
+) -> dict[str, float | int | None]:
+    cases = [c for c in own if c in theirs]
+    a, b = (_column([side[c] for c in cases], metric) for side in (own, theirs))
+    finite = np.isfinite(a) & np.isfinite(b)
+    a, b = a[finite], b[finite]
+    found: dict[str, float | int | None] = {"n": len(a), "excluded": int((~finite).sum())}
+    if len(a) < 2:  # one pair has a mean, but nothing says how sure it is
+        mean = float((a - b).mean()) if len(a) else None
+        return {"mean": mean, "low": None, "high": None, "p_value": None} | found
+    pair = paired_difference(a, b, seed=seed)
+    return {"mean": pair.mean, "low": pair.low, "high": pair.high, "p_value": pair.p_value} | found
+
+
+def method_rows(summary: Mapping[str, Mapping[str, Any]]) -> list[list[str]]:
+    """Return the table of methods: heading first, then mean ± sd of every shown metric."""
+    rows = [["method", *(heading for heading, _ in SHOWN.values()), "cases", "s/case"]]
+    for method, metrics in summary.items():
+        cells = [_mean_sd(metrics[m], decimals) for m, (_, decimals) in SHOWN.items()]
+        first = metrics[next(iter(SHOWN))]
+        seconds = metrics["seconds"]
+        rows.append([
+            method, *cells, str(first["n"] + first["non_finite"]),
+            "" if seconds is None else f"{seconds:.2f}",
+        ])  # fmt: skip
+    return rows
+
+
+def difference_rows(method: str, found: Mapping[str, Mapping[str, Any]]) -> list[list[str]]:
+    """Return the table of paired differences: mean [95 % interval], p of every metric."""
+    metrics = list(next(iter(found.values()), {}))
+    rows = [[f"{method} minus", *(SHOWN[m][0] for m in metrics)]]
+    rows += [
+        [other, *(_interval(values[m], SHOWN[m][1]) for m in metrics)]
+        for other, values in found.items()
+    ]
+    return rows
+
+
+def plain_table(rows: Sequence[Sequence[str]]) -> str:
+    """Align rows for a terminal: the first column to the left, the others to the right."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return "\n".join(
+        "  ".join(
+            cell.rjust(width) if number else cell.ljust(width)
+            for number, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in rows
+    )
+
+
+def markdown_table(rows: Sequence[Sequence[str]]) -> str:
+    """Write rows as a Markdown table; the first is the heading."""
+    rule = ["---", *["---:"] * (len(rows[0]) - 1)]
+    return "\n".join(f"| {' | '.join(row)} |" for row in (rows[0], rule, *rows[1:]))
+
+
+def write_csv(path: Path, scores: Sequence[Score]) -> Path:
+    """Write one line a case and method, numbers in full precision (inf and nan as such)."""
+    metrics = list(scores[0].values)
+    text = io.StringIO()
+    lines = csv.writer(text, lineterminator="\n")
+    lines.writerow(["case", "method", *metrics, "hole_voxels"])
+    for s in scores:
+        lines.writerow([s.case, s.method, *(repr(float(s.values[m])) for m in metrics), s.voxels])
+    with atomic_path(path) as temporary:
+        temporary.write_text(text.getvalue(), encoding="utf-8")
+    return path
+
+
+def _by_method(scores: Sequence[Score]) -> dict[str, dict[str, Score]]:
+    grouped: dict[str, dict[str, Score]] = {}
+    for score in scores:
+        grouped.setdefault(score.method, {})[score.case] = score
+    return grouped
+
+
+def _column(scores: Sequence[Score], metric: str) -> np.ndarray:
+    return np.array([s.values[metric] for s in scores], float)
+
+
+def _mean_sd(found: Mapping[str, Any], decimals: int) -> str:
+    if found["mean"] is None:
+        return "not finite"
+    sd = "" if found["sd"] is None else f" ± {found['sd']:.{decimals}f}"
+    of = f" (n={found['n']})" if found["non_finite"] else ""
+    return f"{found['mean']:.{decimals}f}{sd}{of}"
+
+
+def _interval(found: Mapping[str, Any], decimals: int) -> str:
+    if found["mean"] is None:
+        return "no finite pair"
+    text = f"{found['mean']:+.{decimals}f}"
+    if found["low"] is not None:
+        text += f" [{found['low']:+.{decimals}f}, {found['high']:+.{decimals}f}]"
+        text += f" p={found['p_value']:.2g}"
+    return text + (f" (n={found['n']})" if found["excluded"] else "")

@@ -1,0 +1,1 @@
+"""Many cases, many command lines, many settings: batches, workers, sweeps."""

@@ -1,1 +1,0 @@
-"""The parts of the training loop in `synth.train`: what it draws, steps, averages and resumes."""

@@ -1,0 +1,1 @@
+"""Numbers: image quality, overlap, surfaces, shapes, distances of sets, statistics."""

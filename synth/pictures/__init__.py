@@ -1,0 +1,1 @@
+"""Pictures of volumes, for reports, notebooks and the screen."""

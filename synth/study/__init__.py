@@ -1,0 +1,1 @@
+"""A whole study: its stages, their order and progress, the report."""

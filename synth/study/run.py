@@ -1,0 +1,259 @@
+"""Runs the stages of a study, each in a process of its own.
+
+What was done is in STUDY/study.json, written after every stage, and what was said in
+STUDY/logs/<stage>.log. Every verb resumes, so that the same study goes on wherever it was stopped,
+even by kill -9. A lock that a stage inherits tells whether one that an earlier call left behind is
+still at work.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import logging
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Generator, Sequence
+from pathlib import Path
+
+from tqdm import tqdm
+
+from synth.base.errors import SynthError
+from synth.jobs.workers import GRACE_SECONDS, STOPPED, python_path
+from synth.study.progress import Ledger, Outcome, Stage
+
+LOGS, LOCK = "logs", ".lock"
+POLL_SECONDS = 0.2
+SPEAK_SECONDS = 60.0
+TAIL = 12
+"""Lines of the log of a failed stage that are shown."""
+SAID_LEFT = re.compile(r"(?:(\d+):)?(\d+):(\d\d) left$")
+"""How `synth.training.log.Progress` ends its lines."""
+THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+
+log = logging.getLogger(__name__)
+
+
+def run(stages: Sequence[Stage], out: Path, *, program: str, threads: int = 0) -> None:
+    """Run what is not done yet; a stage that fails ends the study and says how to go on.
+
+    Args:
+        stages: in order; those that were done with the same words are skipped, up to the first
+            that is not: what follows may depend on it.
+        out: folder of the study.
+        program: module whose main(words) runs a command line.
+        threads: of the numerical libraries in each stage, unless the environment says; 0: as is.
+    """
+    with _alone(out) as lock, _stoppable():
+        ledger = Ledger(out, stages)
+        changed = False
+        for at, stage in enumerate(stages):
+            if ledger.is_done(stage) and not stage.always and not changed:
+                continue
+            changed = True
+            with _line(ledger, at) as tell:
+                outcome = _do(ledger, stage, lock, tell, threads=threads, program=program)
+            state = {0: "done", STOPPED: "stopped"}.get(outcome.code, "failed")
+            ledger.end(stage, state, outcome)
+            if state == "stopped":
+                raise KeyboardInterrupt
+            if state == "failed":
+                raise _failure(stage, outcome.code, out)
+            rest = ledger.seconds_left(at + 1) if at + 1 < len(stages) else 0.0
+            log.info(
+                "%s: done in %s, %.0f MB%s", _place(ledger, at), spoken(outcome.seconds),
+                outcome.peak_memory_mb, f"; about {spoken(rest)} left in all" if rest else "",
+            )  # fmt: skip
+
+
+def spoken(seconds: float) -> str:
+    """Return a duration as one would say it."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    if seconds < 90 * 60:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h"
+
+
+def left(ledger: Ledger, at: int, elapsed: float = 0.0, said: float = 0.0) -> str:
+    """Say how long a stage and the whole still take."""
+    own = ledger.seconds_left_of(at, elapsed, said)
+    whole = spoken(ledger.seconds_left(at, elapsed, said))
+    if not own:
+        return f"longer than expected; the stages after it take about {whole}"
+    return f"about {spoken(own)} left, {whole} in all"
+
+
+def said_left(line: str) -> float:
+    """Return the seconds left that a line of progress ends with; 0 where it does not."""
+    found = SAID_LEFT.search(line)
+    if found is None:
+        return 0.0
+    hours, minutes, seconds = (int(part or 0) for part in found.groups())
+    return float(hours * 3600 + minutes * 60 + seconds)
+
+
+def tail(path: Path, lines: int = TAIL) -> list[str]:
+    """Return the last lines of a log."""
+    if not path.exists():
+        return []
+    with path.open("rb") as file:
+        file.seek(max(path.stat().st_size - 8192, 0))
+        text = file.read().decode(errors="replace").replace("\r", "\n")
+    return [line for line in text.split("\n") if line.strip()][-lines:]
+
+
+def _do(
+    ledger: Ledger,
+    stage: Stage,
+    lock: int,
+    tell: Callable[[float], None],
+    *,
+    threads: int,
+    program: str,
+) -> Outcome:
+    """Run a stage to its end; when asked to stop, let it save first."""
+    path = ledger.out / LOGS / f"{stage.name}.log"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    ledger.begin(stage)
+    code = f"import sys; from {program} import main; sys.exit(main(sys.argv[1:]))"
+    began = time.monotonic()
+    with path.open("ab") as file:
+        file.write(f"$ {stage.command}\n".encode())
+        file.flush()
+        child = subprocess.Popen(
+            [sys.executable, "-c", code, *stage.words], stdin=subprocess.DEVNULL, stdout=file,
+            stderr=file, env=_environment(threads), pass_fds=(lock,),
+        )  # fmt: skip
+    os.ftruncate(lock, 0)
+    os.pwrite(lock, str(child.pid).encode(), 0)
+    try:
+        while (ended := _ended(child)) is None:
+            time.sleep(POLL_SECONDS)
+            tell(time.monotonic() - began)
+    except KeyboardInterrupt:
+        log.warning("stopping %s; it saves first where it can", stage.name)
+        child.terminate()
+        patience = time.monotonic() + GRACE_SECONDS
+        while (ended := _ended(child)) is None:
+            if time.monotonic() > patience:
+                child.kill()
+            time.sleep(POLL_SECONDS)
+        ended = STOPPED, ended[1]
+    return Outcome(code=ended[0], seconds=time.monotonic() - began, peak_memory_mb=ended[1])
+
+
+def _ended(child: subprocess.Popen) -> tuple[int, float] | None:
+    """Return (exit code, MB of its largest process), None while it runs."""
+    pid, status, usage = os.wait4(child.pid, os.WNOHANG)
+    if pid == 0:
+        return None
+    child.returncode = os.waitstatus_to_exitcode(status)
+    unit = 2**20 if sys.platform == "darwin" else 2**10  # bytes there, KiB on Linux
+    return child.returncode, usage.ru_maxrss / unit
+
+
+def _environment(threads: int) -> dict[str, str]:
+    own = {**os.environ, "PYTHONUNBUFFERED": "1", "PYTHONPATH": python_path()}
+    if threads == 0:
+        return own
+    # Threads that sleep while they wait: where another program has one of two cores, a training
+    # takes 1.3 times as long instead of twice and more; on a quiet machine 6 % longer.
+    return {**dict.fromkeys(THREADS, str(threads)), "OMP_WAIT_POLICY": "PASSIVE", **own}
+
+
+def _failure(stage: Stage, code: int, out: Path) -> SynthError:
+    path = out / LOGS / f"{stage.name}.log"
+    log.error("the last lines of %s:", path)
+    for line in tail(path):
+        log.error("  %s", line)
+    why = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"failed ({code})"
+    return SynthError(
+        f"stage {stage.name} {why}: {stage.command}",
+        hint="mend it, see above; then the same command goes on from there",
+    )
+
+
+def _place(ledger: Ledger, at: int) -> str:
+    return f"[{at + 1:2d}/{len(ledger.stages)}] {ledger.stages[at].name}"
+
+
+@contextlib.contextmanager
+def _line(ledger: Ledger, at: int) -> Generator[Callable[[float], None]]:
+    """Yield what shows how long a stage has run: in place on a terminal, now and then elsewhere."""
+    stage, place = ledger.stages[at], _place(ledger, at)
+    path = ledger.out / LOGS / f"{stage.name}.log"
+    log.info("%s: %s; %s", place, stage.purpose, left(ledger, at))
+    width = shutil.get_terminal_size().columns - 1
+    bar = tqdm(total=1, bar_format="{desc}", leave=False, disable=not sys.stderr.isatty(),
+               file=sys.stderr)  # fmt: skip
+    spoke = 0.0
+
+    def tell(elapsed: float) -> None:
+        nonlocal spoke
+        if elapsed - spoke < (1.0 if not bar.disable else SPEAK_SECONDS):
+            return
+        spoke = elapsed
+        last = (tail(path, 1) or [""])[0]
+        rest = left(ledger, at, elapsed, said_left(last))
+        text = f"{place}: {spoken(elapsed)}, {rest} | {last}"
+        if bar.disable:
+            log.info("%s", text)
+        else:
+            bar.set_description_str(text[:width])
+
+    try:
+        yield tell
+    finally:
+        bar.close()
+
+
+@contextlib.contextmanager
+def _alone(out: Path) -> Generator[int]:
+    """Hold the folder's lock, which a stage inherits: wait for one that is still at work."""
+    out.mkdir(parents=True, exist_ok=True)
+    lock = os.open(out / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        waiting = False
+        while not _locked(lock):
+            if not waiting:
+                who = os.pread(lock, 32, 0).decode() or "?"
+                log.warning(
+                    "an earlier call is still at work in %s (process %s); waiting", out, who
+                )
+            waiting = True
+            time.sleep(POLL_SECONDS)
+        yield lock
+    finally:
+        os.close(lock)
+
+
+def _locked(lock: int) -> bool:
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+@contextlib.contextmanager
+def _stoppable() -> Generator[None]:
+    """Take SIGTERM as Ctrl-C, so that a stage is not left alone."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def stop(number: int, frame: object) -> None:  # noqa: ARG001
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)

@@ -1,0 +1,89 @@
+"""The order of training items: a function of (seed, step) only.
+
+Items are counted by an ordinal that runs through the whole training: item j of micro-batch m of
+step s has ordinal (s·M + m)·B + j, with M micro-batches a step over all processes. The ordinal
+picks a place in the permutation of its epoch, and seeds the item's augmentation. Whether M comes
+from two processes or from accumulating twice makes no difference.
+"""
+
+from __future__ import annotations
+
+import functools
+import signal
+from collections.abc import Iterator
+from typing import Any, Protocol
+
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from synth.base.seeding import generator, mix
+from synth.training.config import TrainConfig
+
+
+class Items(Protocol):
+    """What is trained on: a length, and item `index` augmented by `seed` alone."""
+
+    def __len__(self) -> int: ...
+
+    def item(self, index: int, seed: int) -> dict[str, Any]:
+        """Return tensors (and strings) of one item; the batch axis is added by the loader."""
+        ...
+
+
+@functools.lru_cache(maxsize=4)
+def permutation(seed: int, epoch: int, size: int) -> tuple[int, ...]:
+    """Return the order of the items in one epoch."""
+    return tuple(torch.randperm(size, generator=generator(seed, "epoch", epoch)).tolist())
+
+
+def place(ordinal: int, *, seed: int, size: int) -> tuple[int, int]:
+    """Return (index, seed) of the item with that ordinal."""
+    index = permutation(seed, ordinal // size, size)[ordinal % size]
+    return index, mix(seed, "item", ordinal)
+
+
+class MicroBatches:
+    """The micro-batches of one process from step `start` on, as lists of (index, seed)."""
+
+    def __init__(self, config: TrainConfig, size: int, *, start: int, rank: int, world: int):
+        self.config, self.size, self.start = config, size, start
+        self.rank, self.world = rank, world
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        c = self.config
+        for step in range(self.start, c.steps):
+            for m in range(c.accumulate):
+                micro = (step * c.accumulate + m) * self.world + self.rank
+                ordinals = range(micro * c.batch_size, (micro + 1) * c.batch_size)
+                yield [place(o, seed=c.seed, size=self.size) for o in ordinals]
+
+
+class _Placed(Dataset):
+    """Adapts `item(index, seed)` to the loader, which knows one index only."""
+
+    def __init__(self, items: Items) -> None:
+        self.items = items
+
+    def __getitem__(self, index: tuple[int, int]) -> dict[str, Any]:
+        return self.items.item(*index)
+
+
+def loader(
+    items: Items, config: TrainConfig, *, start: int, rank: int, world: int, pin: bool
+) -> DataLoader:
+    """Return the loader of one process's micro-batches, prepared ahead by `config.workers`."""
+    return DataLoader(
+        _Placed(items),
+        batch_sampler=MicroBatches(config, len(items), start=start, rank=rank, world=world),
+        num_workers=config.workers,
+        worker_init_fn=_leave_signals_to_the_loop if config.workers else None,
+        pin_memory=pin,
+        # The loader draws a base seed for its workers: not from the loop's own stream.
+        generator=generator(config.seed, "loader", rank),
+    )
+
+
+def _leave_signals_to_the_loop(worker: int) -> None:  # noqa: ARG001
+    # Ctrl-C reaches the whole process group; the loop finishes its step and then ends its workers.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
