@@ -33,9 +33,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.plain_unet import PlainUNet, pair
 from synth.diffusion.unet import UNet
-from wdm3d.config import PRESETS, PUBLISHED, Config
+from wdm3d.config import PRESETS, PUBLISHED, Config, SamplerOptions
 from wdm3d.network import build
-from wdm3d.plan import Plan
 
 VOLUME = 64  # edge of the timed volume, voxels
 PUBLISHED_CALLS = 5000
@@ -90,7 +89,7 @@ def settings() -> list[Setting]:
     ours = [
         Setting(f"{preset}, {estimate}", PRESETS[preset], calls * REGIONS)
         for preset in ("brats23", "fast")
-        for estimate, calls in (("mean", 1), ("sample", Plan().steps))
+        for estimate, calls in (("mean", 1), ("sample", SamplerOptions().steps))
     ]
     return [Setting("published", PUBLISHED, PUBLISHED_CALLS), *ours]
 

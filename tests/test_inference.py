@@ -17,7 +17,7 @@ from synth.data.volume import Volume
 from testing import inference
 from tests.conftest import write_case
 from tests.test_wdm3d_generate import cohort, save_model, scans
-from wdm3d import Inpainter, Plan
+from wdm3d import Inpainter, SamplerOptions
 
 ROOT = Path(__file__).parents[1]
 
@@ -51,7 +51,7 @@ def test_the_predecessors_arguments(model: Path, tmp_path: Path) -> None:
 def test_public_weights_are_converted_once(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("wdm3d.compat.CROPS", {5: 32, 6: 32})
+    monkeypatch.setattr("wdm3d.legacy.CROPS", {5: 32, 6: 32})
     data = challenge(tmp_path / "cases", 1)
     source = tmp_path / "weights" / "c_brats_3000000.pt"
     source.parent.mkdir()
@@ -138,7 +138,7 @@ def test_names_of_any_kind_and_a_bad_case(model: Path, tmp_path: Path) -> None:
         (data / old).rename(data / new)
         for path in (data / new).iterdir():
             path.rename(path.with_name(path.name.replace(old, new)))
-    painter = Inpainter(model, force_cpu=True, plan=Plan(estimate="sample", steps=2))
+    painter = Inpainter(model, force_cpu=True, options=SamplerOptions(estimate="sample", steps=2))
     (data / "B" / "B-mask.nii.gz").write_text("nothing")
     with pytest.raises(SynthError, match="1 of 2 cases could not be filled"):
         painter.infer_batch(data, tmp_path / "out")

@@ -14,7 +14,7 @@ from synth.base.errors import SynthError
 from synth.checkpoints import checkpoint
 from synth.cli import main
 from tests.conftest import FIXTURES
-from tests.test_wdm3d_compat import ruled, seeded
+from tests.test_wdm3d_legacy import ruled, seeded
 
 
 def golden() -> dict:

@@ -24,10 +24,9 @@ from synth.data.volume import Volume
 from tests import spoil
 from tests.conftest import LPS, ball, brain, rotation, write_case
 from wdm3d.boxes import add, tiles
-from wdm3d.config import Config
+from wdm3d.config import Config, SamplerOptions
 from wdm3d.generate import Painter, inpaint, load
 from wdm3d.network import build
-from wdm3d.plan import Plan
 from wdm3d.scene import Scene, brain_frame
 
 MODES = ("context", "always_known_healthy", "default")
@@ -89,9 +88,9 @@ def assert_only_the_mask_changes(models: dict[str, Checkpoint], seed: int, folde
     rng = np.random.default_rng(seed)
     t1n, mask = random_scan(rng, folder)
     kind = str(rng.choice([*MODES, "coarse"]))
-    plan = Plan(steps=2, samples=2) if rng.random() < 0.5 else Plan(steps=1)
+    options = SamplerOptions(steps=2, samples=2) if rng.random() < 0.5 else SamplerOptions(steps=1)
     original, hole = Volume.load(t1n).data, Volume.load_mask(mask).data
-    result = inpaint(t1n, mask, model=models[kind], seed=seed, plan=plan)
+    result = inpaint(t1n, mask, model=models[kind], seed=seed, options=options)
     path = result.image.save(folder / "out.nii.gz")
     back, given = nib.load(path), nib.load(t1n)
     values = np.asanyarray(back.dataobj)[None]
@@ -103,7 +102,7 @@ def assert_only_the_mask_changes(models: dict[str, Checkpoint], seed: int, folde
     # What lay below the mask is never read, whatever it was.
     hidden = Volume.load(t1n)
     hidden.data[hole] = rng.normal(1e5, 1e5, hole.sum())
-    again = inpaint(hidden, mask, model=models[kind], seed=seed, plan=plan)
+    again = inpaint(hidden, mask, model=models[kind], seed=seed, options=options)
     assert np.array_equal(again.image.data, result.image.data)
     if result.spread is not None:
         assert not result.spread.data[~hole].any()
@@ -152,8 +151,8 @@ def test_a_result_depends_on_seed_and_case_alone(model: Path, tmp_path: Path) ->
     assert main([*words, "--model", str(model), "--seed", "1", "--steps", "2"]) == 0
     name = f"{case}-t1n-inference.nii.gz"
     assert scans(tmp_path / "one") == {name: whole[name]}
-    plan = Plan(estimate="sample", steps=2)
-    image = wdm3d.inpaint(scan, mask, model=model, seed=1, name=case, plan=plan).image
+    options = SamplerOptions(estimate="sample", steps=2)
+    image = wdm3d.inpaint(scan, mask, model=model, seed=1, name=case, options=options).image
     assert image.save(tmp_path / "py.nii.gz").read_bytes() == whole[name]
     other = made("other", seed="2")
     assert all(other[key] != whole[key] for key in whole)
@@ -380,7 +379,10 @@ def test_far_outside_the_brain_is_background(kind: str, models: dict[str, Checkp
     far = ndimage.distance_transform_edt(padded[0] == 7) > 11  # a voxel of the model, and 6 mm
     assert (mask[0] & far).sum() > 100
     result = inpaint(
-        image.with_data(padded), image.with_data(mask), model=models[kind], plan=Plan(steps=2)
+        image.with_data(padded),
+        image.with_data(mask),
+        model=models[kind],
+        options=SamplerOptions(steps=2),
     )
     assert (result.image.data[0][mask[0] & far] == 7).all()
     brightest = np.where(mask[0] & ~far, result.image.data[0], 7)
@@ -515,7 +517,7 @@ def test_tiles_of_a_local_network_make_no_seams() -> None:
 
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(module, "TILE_LIMIT", crop_edges)
-            return Painter(loaded, Plan(), 0, "case").paint(scene)[0]
+            return Painter(loaded, SamplerOptions(), 0, "case").paint(scene)[0]
 
     whole, tiled = painted(4.0), painted(1.0)
     assert np.abs(whole - image)[0][roi].mean() > 0.05
@@ -528,7 +530,7 @@ def test_importing_the_settings_needs_no_torch() -> None:
     import sys
 
     code = (
-        "import sys, wdm3d, wdm3d.config, wdm3d.history, wdm3d.plan\n"
+        "import sys, wdm3d, wdm3d.config, wdm3d.legacy\n"
         "assert 'torch' not in sys.modules\n"
         "assert callable(wdm3d.Inpainter) and callable(wdm3d.inpaint)"
     )

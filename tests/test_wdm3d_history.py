@@ -9,7 +9,7 @@ from synth.base.errors import SynthError
 from synth.cli import main
 from tests.conftest import write_case
 from wdm3d.config import Config
-from wdm3d.history import MODES, REFUSED, translate
+from wdm3d.legacy import MODES, REFUSED, translate
 
 # The words after `TRAIN_MODE=` that its run.sh knew.
 SIX = (

@@ -15,17 +15,17 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from wdm3d.config import SamplerOptions
     from wdm3d.generate import Inpainted, inpaint
     from wdm3d.inpainter import Inpainter
-    from wdm3d.plan import Plan
 
-__all__ = ["Inpainted", "Inpainter", "Plan", "inpaint"]
+__all__ = ["Inpainted", "Inpainter", "SamplerOptions", "inpaint"]
 
 _HOMES = {
     "Inpainted": "wdm3d.generate",
     "inpaint": "wdm3d.generate",
     "Inpainter": "wdm3d.inpainter",
-    "Plan": "wdm3d.plan",
+    "SamplerOptions": "wdm3d.config",
 }
 
 

@@ -150,6 +150,35 @@ def draws_its_data(config: Config) -> bool:
     return config.heads > 0
 
 
+Sampler = Literal["dpmpp_2m", "ddim", "ddpm"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SamplerOptions:
+    """How an estimate is made: one call or a draw, how many of them, and by which solver."""
+
+    estimate: Literal["mean", "sample"] | None = None
+    """mean: the posterior mean, one call from pure noise; sample: a draw by the sampler. None is
+    mean for a model that is shown what is known (context), sample for the others."""
+    samples: int = 1
+    """mean: calls that are averaged. sample: draws, whose spread is written; the first is kept."""
+    steps: int = 20
+    """Network calls of a draw."""
+    sampler: Sampler = "dpmpp_2m"
+    """Solver of a draw."""
+    spacing: Literal["logsnr", "karras", "uniform"] = "logsnr"
+    """Where the noise levels of a draw lie."""
+
+    def __post_init__(self) -> None:
+        if self.samples < 1 or self.steps < 1:
+            raise SynthError("samples and steps are at least 1")
+
+    def suited_to(self, config: Config) -> SamplerOptions:
+        """Return the options with its estimate chosen."""
+        fitting = "mean" if config.mode in ("context", "guided") else "sample"
+        return replace(self, estimate=self.estimate or fitting)
+
+
 PUBLISHED = Config(mode="always_known_healthy", crop=256)
 PRESETS: dict[str, Config] = {
     # 83.2 M parameters, 8.46 TFLOP a call at 256³; 0.842 SSIM, 22.61 dB (BraTS 2024 validation)

@@ -39,10 +39,9 @@ from synth.diffusion.schedule import Denoiser, Schedule, alpha_sigma
 from synth.diffusion.wavelet import any_in_block
 from wdm3d.air import AIR, beyond, emptied, grounded
 from wdm3d.boxes import Box, add, box_around, crop, regions, tiles
-from wdm3d.config import Config
+from wdm3d.config import Config, SamplerOptions
 from wdm3d.guides import guides_of
 from wdm3d.modes import Batch, Mode, mode_of
-from wdm3d.plan import Plan
 from wdm3d.recipe import schedule_of
 from wdm3d.scene import BACKGROUND, Scene, brain_frame, view
 
@@ -69,7 +68,7 @@ def inpaint(
     *,
     model: checkpoint.Checkpoint | str | Path = "weights/wdm3d",
     seed: int = 0,
-    plan: Plan | None = None,
+    options: SamplerOptions | None = None,
     name: str = "case",
     device: str = "cpu",
 ) -> Inpainted:
@@ -80,7 +79,7 @@ def inpaint(
         mask: what to paint; what the scan holds there is never read.
         model: a loaded checkpoint or where it is.
         seed: with `name`, fixes every draw, whatever else runs before or beside it.
-        plan: how to sample; default what suits the model.
+        options: how to sample; default what suits the model.
         name: the case's id.
         device: where a path's model is loaded to.
     """
@@ -105,7 +104,7 @@ def inpaint(
         spacing_mm=config.spacing_mm,
     )
     scene, brain = _scene(prepared, known, config)
-    painter = Painter(loaded, plan or Plan(), seed, name)
+    painter = Painter(loaded, options or SamplerOptions(), seed, name)
     painted, spread = painter.paint(scene)
     painted[:, beyond(brain, scene.hole, scene.axis_sum, config.spacing_mm)] = BACKGROUND
     return Inpainted(
@@ -154,10 +153,12 @@ def _scene(prepared: Prepared, known: np.ndarray, config: Config) -> tuple[Scene
 class Painter:
     """Paints the regions of a scene one box at a time, and counts."""
 
-    def __init__(self, loaded: checkpoint.Checkpoint, plan: Plan, seed: int, name: str) -> None:
+    def __init__(
+        self, loaded: checkpoint.Checkpoint, options: SamplerOptions, seed: int, name: str
+    ) -> None:
         self.config: Config = loaded.config
         self.model, self.seed, self.name = loaded.model, seed, name
-        self.plan = plan.suited_to(self.config)
+        self.options = options.suited_to(self.config)
         self.mode: Mode = mode_of(self.config)
         self.schedule: Schedule = schedule_of(self.config)
         self.device = next(loaded.model.parameters()).device
@@ -167,7 +168,7 @@ class Painter:
     def paint(self, scene: Scene) -> tuple[np.ndarray, np.ndarray | None]:
         """Return (painted image, spread of the draws) in the model's frame."""
         painted = scene.image.copy()
-        several = self.plan.estimate == "sample" and self.plan.samples > 1
+        several = self.options.estimate == "sample" and self.options.samples > 1
         spread = np.zeros_like(painted) if several else None
         for part in regions(scene.hole, self.config.crop // 2):
             self.regions += 1
@@ -183,7 +184,7 @@ class Painter:
 
     def walk(self) -> Tensor:
         """Return the log-SNRs of a draw."""
-        return levels(self.schedule, self.plan.steps, self.plan.spacing)
+        return levels(self.schedule, self.options.steps, self.options.spacing)
 
     def _region(self, scene: Scene, region: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         box, edge = self.box_of(region), self.config.crop
@@ -225,14 +226,16 @@ class Painter:
         arrays = view(scene, region, box, self.config)
         one: Batch = {k: torch.from_numpy(v)[None].to(self.device) for k, v in arrays.items()}
         found = []
-        for k in range(self.plan.samples):
+        for k in range(self.options.samples):
             noise = generator(self.seed, self.name, self.regions, part, k)
             state = (
-                self._mean(one, noise) if self.plan.estimate == "mean" else self._draw(one, noise)
+                self._mean(one, noise)
+                if self.options.estimate == "mean"
+                else self._draw(one, noise)
             )
             found.append(self.mode.image(state, one)[0].cpu().numpy())
         images = np.stack(found)
-        return images.mean(axis=0, keepdims=True) if self.plan.estimate == "mean" else images
+        return images.mean(axis=0, keepdims=True) if self.options.estimate == "mean" else images
 
     def _denoiser(self, batch: Batch) -> Denoiser:
         def denoise(x_t: Tensor, logsnr: Tensor, cond: Tensor | None = None) -> Tensor:
@@ -269,9 +272,9 @@ class Painter:
 
     def _steps(self, denoise: Denoiser, start: Tensor, source: torch.Generator) -> Iterator[Step]:
         walk = self.walk()
-        if self.plan.sampler == "dpmpp_2m":
+        if self.options.sampler == "dpmpp_2m":
             return dpmpp_2m(denoise, start, walk)
-        if self.plan.sampler == "ddim":
+        if self.options.sampler == "ddim":
             return ddim(denoise, start, walk)
         return ddpm(denoise, start, walk, [source], variance="small")
 

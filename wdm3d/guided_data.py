@@ -18,18 +18,18 @@ import torch
 from scipy import ndimage
 from torch import Tensor
 
-from synth.data.cache import ArrayCache, Arrays
 from synth.base.errors import SynthError
+from synth.base.seeding import mix
+from synth.data.cache import ArrayCache, Arrays
 from synth.data.heads import Anatomy, anatomies, draw_head
-from synth.training.log import Progress
-from synth.metrics.image import intensity_window
+from synth.data.holes import draw_shape
 from synth.data.placement import place, site
 from synth.data.prepare import crop_or_pad
-from synth.base.seeding import mix
+from synth.metrics.image import intensity_window
+from synth.training.log import Progress
 from wdm3d.config import Config
 from wdm3d.data import InpaintingData, item_of
 from wdm3d.guides import guides_of
-from wdm3d.holes import draw_shape
 from wdm3d.scene import BACKGROUND, Scene
 
 FIELDS = ("truth", "known", "fills", "reflected", "template_brain", "roi", "hole")

@@ -76,7 +76,7 @@ class Guides:
         }
 
     def _fitted_template(self, known: np.ndarray, region: np.ndarray, box: Box) -> np.ndarray:
-        """Return the template in the scan's intensities, as the tissue around the region has them."""
+        """Return the template in the scan's intensities, fitted around the region."""
         template = self.template[(slice(None), *box)]
         features = np.stack([*template, np.ones_like(known)], axis=-1)
         distance = ndimage.distance_transform_edt(~region) * self.spacing_mm

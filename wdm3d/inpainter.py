@@ -16,8 +16,8 @@ from synth.base.errors import SynthError
 from synth.data.case import Case, discover, require_unique
 from synth.jobs.cases import run_batch
 from wdm3d.cases import case_of, hole_of, scans_of
+from wdm3d.config import SamplerOptions
 from wdm3d.generate import inpaint, load
-from wdm3d.plan import Plan
 
 log = logging.getLogger(__name__)
 
@@ -30,7 +30,7 @@ class Inpainter:
         cuda_devices: which GPU; the first where several are named. Without one, the CPU is used.
         force_cpu: use the CPU in any case.
         seed: seed of every draw, together with the case's id.
-        plan: how to sample; default what suits the model.
+        options: how to sample; default what suits the model.
     """
 
     def __init__(
@@ -40,7 +40,7 @@ class Inpainter:
         force_cpu: bool = False,
         *,
         seed: int = 0,
-        plan: Plan | None = None,
+        options: SamplerOptions | None = None,
     ) -> None:
         on_gpu = torch.cuda.is_available() and not force_cpu
         self.model = load(model, pick(f"cuda:{cuda_devices.split(',')[0]}" if on_gpu else "cpu"))
@@ -48,7 +48,7 @@ class Inpainter:
             raise SynthError(
                 f"{model} paints several contrasts together", hint="use the inpaint verb"
             )
-        self.seed, self.plan = seed, plan
+        self.seed, self.options = seed, options
 
     def infer_single(self, t1n: str | Path, mask: str | Path, output_file: str | Path) -> Path:
         """Fill one scan, voided or not, and write it; returns where."""
@@ -81,6 +81,6 @@ class Inpainter:
         image = scans_of(case, self.model.config)
         mask = hole_of(case, image)
         result = inpaint(
-            image, mask, model=self.model, seed=self.seed, plan=self.plan, name=case.id
+            image, mask, model=self.model, seed=self.seed, options=self.options, name=case.id
         )
         return result.image.save(target)

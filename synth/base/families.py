@@ -93,9 +93,9 @@ FAMILIES: dict[str, Family] = {
         training=Lazy("wdm3d.config:TRAINING"),
         build=Lazy("wdm3d.network:build"),
         assemble=Lazy("wdm3d.recipe:assemble"),
-        recognise=Lazy("wdm3d.compat:recognise"),
-        convert=Lazy("wdm3d.compat:convert"),
-        translate=Lazy("wdm3d.history:translate"),
+        recognise=Lazy("wdm3d.legacy:recognise"),
+        convert=Lazy("wdm3d.legacy:convert"),
+        translate=Lazy("wdm3d.legacy:translate"),
         draws_its_data=Lazy("wdm3d.config:draws_its_data"),
     ),
     "ddpm_lora": Family(

@@ -11,7 +11,7 @@ from synth.base.errors import SynthError
 if TYPE_CHECKING:
     from synth.data.case import Case
     from synth.data.volume import Volume
-    from wdm3d.plan import Plan
+    from wdm3d.config import SamplerOptions
 
 # The predecessor's STEPS_SCHEDULER words → (sampler, spacing)
 SCHEDULERS = {
@@ -80,13 +80,13 @@ def inpaint(
     from wdm3d.generate import load
 
     solver = {"steps": steps, "sampler": sampler, "spacing": spacing}
-    plan = _plan(estimate, samples, solver | _scheduler(steps_scheduler))
+    options = _plan(estimate, samples, solver | _scheduler(steps_scheduler))
     last = None if end == "end" else int(end) if end.isdigit() else _bad_end(end)
     cases = chosen(_cases(data, mask, seg, scheme), begin=begin, end=last, shard=shard)
     loaded = load(model, pick(device))
     _require_trained_as(loaded.config, model, mode, noise_schedule)
-    plan = plan.suited_to(loaded.config)
-    settings = {"seed": seed, "weights": file_hash(loaded.path), **vars(plan)}
+    options = options.suited_to(loaded.config)
+    settings = {"seed": seed, "weights": file_hash(loaded.path), **vars(options)}
     arguments = {"model": str(model), "device": device, **settings}
 
     def target(case: Case) -> Path:
@@ -94,7 +94,7 @@ def inpaint(
 
     failed = run_batch(
         cases,
-        lambda case: _paint(case, target(case), loaded, plan, arguments),
+        lambda case: _paint(case, target(case), loaded, options, arguments),
         name=lambda case: case.id,
         done=lambda case: not force and _is_made(case, target(case), loaded.config, settings),
     )
@@ -113,8 +113,8 @@ def _scheduler(word: str | None) -> dict[str, str]:
     return {"sampler": sampler, "spacing": spacing}
 
 
-def _plan(estimate: str | None, samples: int, solver: dict[str, Any]) -> Plan:
-    from wdm3d.plan import Plan
+def _plan(estimate: str | None, samples: int, solver: dict[str, Any]) -> SamplerOptions:
+    from wdm3d.config import SamplerOptions
 
     given = {k: v for k, v in solver.items() if v is not None}
     if given and estimate == "mean":
@@ -123,12 +123,12 @@ def _plan(estimate: str | None, samples: int, solver: dict[str, Any]) -> Plan:
             hint="--estimate sample draws in several steps; --samples averages several means",
         )
     chosen: Any = "sample" if given else estimate
-    return Plan(estimate=chosen, samples=samples, **given)
+    return SamplerOptions(estimate=chosen, samples=samples, **given)
 
 
 def _require_trained_as(config: Any, model: Path, mode: str | None, schedule: str | None) -> None:
     """Refuse a model of another mode or schedule: neither can be changed after training."""
-    from wdm3d.history import translate
+    from wdm3d.legacy import translate
 
     wanted = translate({"mode": mode, "schedule": schedule})
     for name in ("mode", "schedule"):
@@ -189,7 +189,7 @@ def _record(target: Path, case: Case) -> Path:
     return target.parent / "records" / f"{case.id}.json"
 
 
-def _paint(case: Case, target: Path, loaded: Any, plan: Any, arguments: dict[str, Any]) -> str:
+def _paint(case: Case, target: Path, loaded: Any, options: Any, arguments: dict[str, Any]) -> str:
     from synth.base.files import write_json
     from synth.base.manifest import manifest
     from synth.training.log import counted
@@ -198,7 +198,7 @@ def _paint(case: Case, target: Path, loaded: Any, plan: Any, arguments: dict[str
 
     image = scans_of(case, loaded.config)
     mask = hole_of(case, image)
-    result = paint(image, mask, model=loaded, seed=arguments["seed"], plan=plan, name=case.id)
+    result = paint(image, mask, model=loaded, seed=arguments["seed"], options=options, name=case.id)
     names = loaded.config.modalities
     record = manifest("inpaint", arguments, sources_of(case, loaded.config), **result.facts)
     if result.spread is not None:

@@ -173,7 +173,7 @@ def _prepare(name: str) -> None:
 
 def weights_by_rule(shapes: dict[str, list[int]]) -> dict[str, torch.Tensor]:
     """Fill a state dict by the rule of public/README.md."""
-    from tests.test_wdm3d_compat import ruled
+    from tests.test_wdm3d_legacy import ruled
 
     return ruled(shapes)
 
