@@ -18,9 +18,9 @@ from synth.checkpoints.checkpoint import Checkpoint
 from synth.diffusion.wavelet import any_in_block, idwt3
 from tests.conftest import ball, brain
 from wdm3d import modes
-from wdm3d.config import Config
+from wdm3d.config import Config, SamplerOptions
 from wdm3d.data import item_of
-from wdm3d.generate import Painter, Plan
+from wdm3d.generate import Painter
 from wdm3d.modes import AlwaysKnownHealthy, Context, Default, low_scale, mode_of
 from wdm3d.recipe import Recipe
 from wdm3d.scene import Scene, brain_frame
@@ -98,7 +98,9 @@ def inputs_in_sampling(
     loaded = Checkpoint(
         path=Path("x"), family="wdm3d", preset="", config=config, metadata={}, model=oracle
     )
-    plan = Plan(estimate="sample", samples=count, steps=3, sampler=sampler, spacing="uniform")
+    plan = SamplerOptions(
+        estimate="sample", samples=count, steps=3, sampler=sampler, spacing="uniform"
+    )
     painter = Painter(loaded, plan, 0, "case")
     painter.mode = mode or painter.mode
     schedule = painter.schedule

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from synth.base.errors import SynthError
 from synth.data.case import Case, guess_scheme, region, split_name
 from synth.data.tumour_mask import dilated_tumour
 from synth.data.volume import Volume
-from wdm3d.config import Config
 from wdm3d.data import load_images
 
 
@@ -23,14 +23,14 @@ def case_of(
     return case.with_scheme(guess_scheme(case_id) if scheme == "auto" else scheme)
 
 
-def sources_of(case: Case, config: Config) -> list[Path]:
+def sources_of(case: Case, contrasts: Sequence[str]) -> list[Path]:
     """Return the files that the answer depends on: the scans, and the mask or the labels."""
-    return [case.path(role) for role in (*_scans(case, config), _hole(case))]
+    return [case.path(role) for role in (*_scans(case, contrasts), _hole(case))]
 
 
-def scans_of(case: Case, config: Config) -> Volume:
+def scans_of(case: Case, contrasts: Sequence[str]) -> Volume:
     """Return the scan to fill, one channel a contrast; a voided t1n will do."""
-    return load_images(case, _scans(case, config))
+    return load_images(case, _scans(case, contrasts))
 
 
 def hole_of(case: Case, image: Volume) -> Volume:
@@ -43,9 +43,9 @@ def hole_of(case: Case, image: Volume) -> Volume:
     return labels.with_data(dilated_tumour(tumour, image.spacing_mm))
 
 
-def _scans(case: Case, config: Config) -> tuple[str, ...]:
+def _scans(case: Case, contrasts: Sequence[str]) -> tuple[str, ...]:
     voided = "t1n" not in case.files and "voided" in case.files
-    return ("voided",) if voided and config.modalities == ("t1n",) else config.modalities
+    return ("voided",) if voided and tuple(contrasts) == ("t1n",) else tuple(contrasts)
 
 
 def _hole(case: Case) -> str:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -21,8 +21,10 @@ from torch import Tensor
 from synth.base.errors import SynthError
 from synth.base.seeding import generator
 from synth.checkpoints import checkpoint
+from synth.data.brain import Brain, find_brain
+from synth.data.cache import Arrays
 from synth.data.check import require_usable_mask
-from synth.data.fill import mirror_axis
+from synth.data.fill import harmonic, mirror_axis
 from synth.data.prepare import Prepared, background_of, brain_mask, prepare
 from synth.data.volume import Volume
 from synth.diffusion.sampling import (
@@ -43,7 +45,7 @@ from wdm3d.config import Config, SamplerOptions
 from wdm3d.guides import guides_of
 from wdm3d.modes import Batch, Mode, mode_of
 from wdm3d.recipe import schedule_of
-from wdm3d.scene import BACKGROUND, Scene, brain_frame, view
+from wdm3d.scene import BACKGROUND, Scene, brain_frame, contrast, view
 
 TILE_LIMIT = 2.0  # boxes beyond this many crop edges are painted in tiles
 
@@ -58,8 +60,8 @@ class Inpainted:
     """The input with new tissue inside the mask; float32."""
     spread: Volume | None = None
     """Voxelwise standard deviation of the draws, where there are several."""
-    facts: dict[str, float | int] = field(default_factory=dict)
-    """network_calls, regions, seconds."""
+    facts: dict[str, float | int | str] = field(default_factory=dict)
+    """network_calls, regions, seconds; how the brain was found."""
 
 
 def inpaint(
@@ -71,6 +73,7 @@ def inpaint(
     options: SamplerOptions | None = None,
     name: str = "case",
     device: str = "cpu",
+    brain: Volume | str | Path | None = None,
 ) -> Inpainted:
     """Fill the mask with healthy tissue.
 
@@ -82,6 +85,7 @@ def inpaint(
         options: how to sample; default what suits the model.
         name: the case's id.
         device: where a path's model is loaded to.
+        brain: mask of the brain in a whole head; default: found, if the model can use it (guided).
     """
     started = time.monotonic()
     image = t1n if isinstance(t1n, Volume) else Volume.load(t1n)
@@ -89,33 +93,55 @@ def inpaint(
     hole = hole.with_data(hole.data != 0)  # 0 and 1 are as good as False and True
     loaded = model if isinstance(model, checkpoint.Checkpoint) else load(model, device)
     config: Config = loaded.config
-    if len(image.data) != len(config.modalities):
-        raise SynthError(
-            f"the model paints {', '.join(config.modalities)}, got {len(image.data)} scans",
-            hint="give one scan for each of them, in that order",
-        )
+    _require_contrasts(image, config)
     require_usable_mask(hole, image, ("image", "mask"))
     known, image = ~hole.data[0], emptied(image, hole.data[0])
+    extracted = _extracted(image, hole.data[0], config, brain)
     prepared = prepare(
-        grounded(image, known),
+        grounded(extracted.alone(image), known) if extracted else grounded(image, known),
         known=known,
         include=hole.data[0],
         divisor=2,
         spacing_mm=config.spacing_mm,
     )
-    scene, brain = _scene(prepared, known, config)
+    scene, brain_known = _scene(prepared, known, config)
     painter = Painter(loaded, options or SamplerOptions(), seed, name)
     painted, spread = painter.paint(scene)
-    painted[:, beyond(brain, scene.hole, scene.axis_sum, config.spacing_mm)] = BACKGROUND
+    painted[:, beyond(brain_known, scene.hole, scene.axis_sum, config.spacing_mm)] = BACKGROUND
+    whole_head = extracted is not None and extracted.whole_head
     return Inpainted(
-        image=_finished(image, prepared, painted, hole.data[0]),
+        image=_finished(image, prepared, painted, hole.data[0], whole_head),
         spread=None if spread is None else _spread(prepared, spread, hole.data[0]),
         facts={
             "network_calls": painter.calls,
             "regions": painter.regions,
             "seconds": round(time.monotonic() - started, 2),
-        },
+        }
+        | ({"brain": extracted.how} if extracted else {}),
     )
+
+
+def _require_contrasts(image: Volume, config: Config) -> None:
+    wanted, given = len(config.modalities), len(image.data)
+    if given != wanted and not (config.mode == "guided" and wanted == 1):
+        raise SynthError(
+            f"the model paints {', '.join(config.modalities)}, got {given} scans",
+            hint="give one scan for each of them, in that order",
+        )
+
+
+def _extracted(
+    image: Volume, hole: np.ndarray, config: Config, given: Volume | str | Path | None
+) -> Brain | None:
+    """Return the brain without what the mask hides; other modes take scans as they are."""
+    if config.mode != "guided":
+        return None
+    mask = given if given is None or isinstance(given, Volume) else Volume.load_mask(given)
+    found = find_brain(image, mask)
+    if not (found.mask & ~hole).any():
+        raise SynthError("the mask covers the whole brain", hint="some healthy tissue must be left")
+    # What the hole hides may be brain: only air would be wrong to assume there.
+    return replace(found, mask=found.mask | hole)
 
 
 def load(path: str | Path, device: str = "cpu") -> checkpoint.Checkpoint:
@@ -224,6 +250,12 @@ class Painter:
     ) -> np.ndarray:  # (K, C, …)
         """Return images of a box, the part-th of its region: K draws, or one mean."""
         arrays = view(scene, region, box, self.config)
+        if len(scene.image) == len(self.config.modalities):
+            return self._drawn(arrays, part)
+        drawn = [self._drawn(contrast(arrays, c), part) for c in range(len(scene.image))]
+        return np.concatenate(drawn, axis=1)  # with the same noise and the same guides: they agree
+
+    def _drawn(self, arrays: Arrays, part: int) -> np.ndarray:
         one: Batch = {k: torch.from_numpy(v)[None].to(self.device) for k, v in arrays.items()}
         found = []
         for k in range(self.options.samples):
@@ -286,14 +318,22 @@ def _require_out_of_memory(error: Exception) -> None:
         raise error
 
 
-def _finished(image: Volume, prepared: Prepared, painted: np.ndarray, mask: np.ndarray) -> Volume:
-    """Carry the painted region home; what came out as dark as air is background."""
+def _finished(
+    image: Volume, prepared: Prepared, painted: np.ndarray, mask: np.ndarray, whole_head: bool
+) -> Volume:
+    """Carry the painted region home; what came out as dark as air is background.
+
+    In a whole head there is no background beside the brain: there the head goes on harmonically.
+    """
     result = np.where(mask, prepared.undo(painted, touched=mask).data, image.data)
     for channel, original, low, high in zip(
         result, image.data, prepared.low, prepared.high, strict=True
     ):
         air = mask & (channel < low + (AIR + 1) / 2 * (high - low))
-        channel[air] = background_of(original)
+        if not whole_head:
+            channel[air] = background_of(original)
+        elif air.any():
+            channel[air] = harmonic(channel, air)[air]
     return image.with_data(result.astype(np.float32))
 
 

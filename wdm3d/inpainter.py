@@ -78,7 +78,7 @@ class Inpainter:
         return list(targets.values())
 
     def _fill(self, case: Case, target: Path) -> Path:
-        image = scans_of(case, self.model.config)
+        image = scans_of(case, self.model.config.modalities)
         mask = hole_of(case, image)
         result = inpaint(
             image, mask, model=self.model, seed=self.seed, options=self.options, name=case.id

@@ -75,6 +75,13 @@ def view(scene: Scene, region: np.ndarray, box: Box, config: Config) -> Arrays:
     return arrays
 
 
+def contrast(arrays: Arrays, index: int) -> Arrays:
+    """Return the view of one of several contrasts (guided mode), for a model that paints one."""
+    count = len(arrays["known"])
+    fills = arrays["fills"].reshape(len(FILLS), count, *arrays["fills"].shape[1:])
+    return arrays | {"known": arrays["known"][index : index + 1], "fills": fills[:, index]}
+
+
 def _fills(
     known: np.ndarray, scene: Scene, region: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -28,6 +29,8 @@ def inpaint(
     model: Path = Path("weights/wdm3d"),
     mask: Path | None = None,
     seg: Path | None = None,
+    brain: Path | None = None,
+    contrasts: tuple[str, ...] = (),
     estimate: Literal["mean", "sample"] | None = None,
     samples: int = 1,
     steps: int | None = None,
@@ -57,6 +60,8 @@ def inpaint(
         model: wdm3d checkpoint folder.
         mask: the mask of a single scan.
         seg: the segmentation of a single scan.
+        brain: mask of the brain in a single scan with skull; default: it is found.
+        contrasts: what to paint, t1n,t2f …, by a model for any contrast; default the model's own.
         estimate: mean is the posterior mean in one network call, sample a draw of the sampler;
             default sample where a flag of the sampler is given, else what suits the model.
         samples: calls to average (mean), or draws whose spread is written (sample).
@@ -82,21 +87,25 @@ def inpaint(
     solver = {"steps": steps, "sampler": sampler, "spacing": spacing}
     options = _plan(estimate, samples, solver | _scheduler(steps_scheduler))
     last = None if end == "end" else int(end) if end.isdigit() else _bad_end(end)
+    if brain is not None and not data.is_file():
+        raise SynthError("--brain goes with a single scan", hint=f"{data} is not a file")
     cases = chosen(_cases(data, mask, seg, scheme), begin=begin, end=last, shard=shard)
     loaded = load(model, pick(device))
     _require_trained_as(loaded.config, model, mode, noise_schedule)
     options = options.suited_to(loaded.config)
+    names = contrasts or loaded.config.modalities
     settings = {"seed": seed, "weights": file_hash(loaded.path), **vars(options)}
     arguments = {"model": str(model), "device": device, **settings}
+    arguments |= {"brain": brain} if brain else {}
 
     def target(case: Case) -> Path:
-        return out / f"{case.id}-t1n-inference.nii.gz"
+        return out / f"{case.id}-{names[0]}-inference.nii.gz"
 
     failed = run_batch(
         cases,
-        lambda case: _paint(case, target(case), loaded, options, arguments),
+        lambda case: _paint(case, target(case), loaded, options, names, arguments),
         name=lambda case: case.id,
-        done=lambda case: not force and _is_made(case, target(case), loaded.config, settings),
+        done=lambda case: not force and _is_made(case, target(case), names, settings),
     )
     return 2 if failed else 0
 
@@ -159,7 +168,7 @@ def _cases(data: Path, mask: Path | None, seg: Path | None, scheme: str) -> list
     return [case_of(data, mask=mask, seg=seg, scheme=scheme)]
 
 
-def _is_made(case: Case, target: Path, config: Any, settings: dict[str, Any]) -> bool:
+def _is_made(case: Case, target: Path, contrasts: Sequence[str], settings: dict[str, Any]) -> bool:
     """Whether the case is done; refuse one that was made of other files or otherwise."""
     record = _record(target, case)
     if not target.exists() or not record.exists():
@@ -176,7 +185,7 @@ def _is_made(case: Case, target: Path, config: Any, settings: dict[str, Any]) ->
                 f"{target} was made with {name} = {made['arguments'][name]}, not {value}",
                 hint="--force makes it again; or choose another --out",
             )
-    if made["inputs"] != {path.name: file_hash(path) for path in sources_of(case, config)}:
+    if made["inputs"] != {path.name: file_hash(path) for path in sources_of(case, contrasts)}:
         raise SynthError(
             f"{target} was made from other files: {', '.join(made['inputs'])}",
             hint="--force makes it again; or choose another --out",
@@ -189,27 +198,42 @@ def _record(target: Path, case: Case) -> Path:
     return target.parent / "records" / f"{case.id}.json"
 
 
-def _paint(case: Case, target: Path, loaded: Any, options: Any, arguments: dict[str, Any]) -> str:
+def _paint(
+    case: Case,
+    target: Path,
+    loaded: Any,
+    options: Any,
+    names: Sequence[str],
+    arguments: dict[str, Any],
+) -> str:
     from synth.base.files import write_json
     from synth.base.manifest import manifest
     from synth.training.log import counted
     from wdm3d.cases import hole_of, scans_of, sources_of
     from wdm3d.generate import inpaint as paint
 
-    image = scans_of(case, loaded.config)
+    image = scans_of(case, names)
     mask = hole_of(case, image)
-    result = paint(image, mask, model=loaded, seed=arguments["seed"], options=options, name=case.id)
-    names = loaded.config.modalities
-    record = manifest("inpaint", arguments, sources_of(case, loaded.config), **result.facts)
+    result = paint(
+        image,
+        mask,
+        model=loaded,
+        seed=arguments["seed"],
+        options=options,
+        name=case.id,
+        brain=arguments.get("brain"),
+    )
+    record = manifest("inpaint", arguments, sources_of(case, names), **result.facts)
     if result.spread is not None:
         _save(result.spread, target, names, "sd")
     write_json(_record(target, case), record)
     _save(result.image, target, names, "inference")  # last: its presence means done
     holes, calls = counted(result.facts["regions"], "hole"), result.facts["network_calls"]
-    return f"{holes}, {counted(calls, 'call')}, {result.facts['seconds']} s"
+    found = f", brain {result.facts['brain']}" if "brain" in result.facts else ""
+    return f"{holes}, {counted(calls, 'call')}{found}, {result.facts['seconds']} s"
 
 
-def _save(volume: Volume, target: Path, modalities: tuple[str, ...], kind: str) -> None:
+def _save(volume: Volume, target: Path, modalities: Sequence[str], kind: str) -> None:
     for channel, modality in reversed(list(zip(volume.data, modalities, strict=True))):
-        name = target.name.replace("-t1n-inference", f"-{modality}-{kind}")
+        name = target.name.replace(f"-{modalities[0]}-inference", f"-{modality}-{kind}")
         volume.with_data(channel).save(target.with_name(name))

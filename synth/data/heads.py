@@ -302,7 +302,7 @@ def acquire(image: np.ndarray, brain: np.ndarray, rng: np.random.Generator) -> n
 def draw_head(known: Sequence[Anatomy], seed: int) -> Head:
     """Draw head number `seed`; the same however many are drawn."""
     rng = np.random.default_rng([seed, 0x68656164])
-    anatomy = known[rng.integers(len(known))]
+    anatomy = known[int(rng.integers(len(known)))]
     places = draw_map(rng)
     if rng.random() < 0.5:
         places[0] *= -1
