@@ -13,7 +13,7 @@ from synth.base.errors import SynthError
 from synth.checkpoints import checkpoint
 from synth.cli import main
 from tests.conftest import FIXTURES
-from wdm3d import compat
+from wdm3d import legacy
 from wdm3d.modes import mode_of
 
 NAMES = ("wdm_unet_128_default", "wdm_unet_256_always_known_healthy")
@@ -89,18 +89,18 @@ def test_wrappings_are_taken_off(wrap: str, tmp_path: Path) -> None:
 
 
 def test_settings_follow_from_shapes() -> None:
-    config, _ = compat.convert(small_weights(16), "x.pt", groups=4)
+    config, _ = legacy.convert(small_weights(16), "x.pt", groups=4)
     assert (config.mode, config.known, config.crop) == ("always_known_healthy", "scaled", 128)
     with pytest.raises(SynthError, match="unknown setting 'mod'"):
-        compat.convert(small_weights(), "x.pt", mod=1)
+        legacy.convert(small_weights(), "x.pt", mod=1)
 
 
 def test_other_networks_are_not_mistaken_for_ours() -> None:
     weights = small_weights()
-    assert compat.recognise(weights)
-    assert not compat.recognise({k: v for k, v in weights.items() if not k.startswith("out.")})
+    assert legacy.recognise(weights)
+    assert not legacy.recognise({k: v for k, v in weights.items() if not k.startswith("out.")})
     four_out = weights | {"out.2.weight": weights["out.2.weight"][:4]}
-    assert not compat.recognise(four_out), "Med-DDPM gives four contrasts, not eight bands"
+    assert not legacy.recognise(four_out), "Med-DDPM gives four contrasts, not eight bands"
 
 
 def test_cwdm_is_read_with_its_concatenated_skips(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Where the brain is in a scan: given, already extracted, or found in a whole head.
+"""Brains in scans: given, already extracted, or found in a whole head.
 
     brain = find_brain(scan)
     brain.mask, brain.how                            # (X, Y, Z) bool, "found by deepbet"
