@@ -24,10 +24,12 @@ def test_the_template_is_a_brain_in_three_tissues(mni: Anatomy) -> None:
 
 
 def test_nilearn_alone_is_enough(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(
-        heads, "package_file",
-        lambda package, path, own=heads.package_file: own(package, path) if package == "nilearn" else None,
-    )  # fmt: skip
+    found = heads.package_file
+
+    def only_nilearn(package: str, path: str) -> object:
+        return found(package, path) if package == "nilearn" else None
+
+    monkeypatch.setattr(heads, "package_file", only_nilearn)
     assert [a.name for a in heads.anatomies()] == ["mni152_09a"]
 
 
@@ -56,6 +58,7 @@ def test_new_folds_keep_tissue_whole_and_leave_the_depth_alone(mni: Anatomy) -> 
     brain = mni.tissue.sum(0) > 0.5
     new = refold(mni.tissue, brain, places, np.random.default_rng(0))
     np.testing.assert_allclose(new.sum(0)[brain], 1, atol=1e-4)
-    deep = tuple(slice(int(0 - o) - 3, int(0 - o) + 3) for o in (0 - 0 + heads.ORIGIN_MM[0], heads.ORIGIN_MM[1] + 15, heads.ORIGIN_MM[2] - 8))  # fmt: skip
-    assert np.abs(new[(slice(None), *deep)] - mni.tissue[(slice(None), *deep)]).mean() < 0.05
+    middle = [round(mm - o) for mm, o in zip((0, -15, 8), heads.ORIGIN_MM, strict=True)]
+    deep = (slice(None), *[slice(m - 3, m + 3) for m in middle])  # the thalami
+    assert np.abs(new[deep] - mni.tissue[deep]).mean() < 0.05
     assert np.abs(new - mni.tissue)[1][brain].mean() > 0.05, "the cortex is another one"
