@@ -9,6 +9,7 @@ brain without a hole, and the two deformations are compared inside the hole. It 
 from __future__ import annotations
 
 import functools
+import importlib
 import importlib.util
 from typing import Any
 
@@ -84,8 +85,7 @@ class DownstreamUse:
 
 def _register(fixed: np.ndarray) -> np.ndarray:
     """Register MNI152 to a brain: affine, then demons; returns the displacement of each voxel."""
-    import SimpleITK as sitk  # noqa: N813
-
+    sitk: Any = importlib.import_module("SimpleITK")
     still, moving = (_as_itk(a) for a in (fixed, _template()))
     start = sitk.CenteredTransformInitializer(still, moving, sitk.AffineTransform(3))
     affine = sitk.ImageRegistrationMethod()
@@ -108,8 +108,7 @@ def _register(fixed: np.ndarray) -> np.ndarray:
 
 
 def _as_itk(data: np.ndarray) -> Any:
-    import SimpleITK as sitk  # noqa: N813
-
+    sitk: Any = importlib.import_module("SimpleITK")
     image = sitk.GetImageFromArray(np.ascontiguousarray(data.transpose(2, 1, 0)))
     image.SetSpacing((SPACING_MM,) * 3)
     return image
