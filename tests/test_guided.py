@@ -103,10 +103,11 @@ def test_any_contrast_is_filled_in_its_own_intensities(brain: Volume, hole: Volu
 
 
 def test_what_is_no_brain_is_refused(hole: Volume) -> None:
-    plate = np.zeros(hole.shape, np.float32)
-    plate[24:36, 4:46, 4:38] = np.random.default_rng(0).uniform(1, 2, (12, 42, 34))
+    cross = np.zeros(hole.shape, np.float32)
+    cross[26:32, 4:46, 4:38] = cross[2:40, 20:26, 4:38] = cross[2:40, 4:46, 18:23] = 1
+    cross *= np.random.default_rng(0).uniform(1, 2, hole.shape)
     with pytest.raises(SynthError, match="shape of a brain"):
-        inpaint(hole.with_data(plate), hole, model=untrained())
+        inpaint(hole.with_data(cross.astype(np.float32)), hole, model=untrained())
 
 
 def test_what_the_hole_holds_is_never_read(brain: Volume, hole: Volume) -> None:

@@ -26,7 +26,7 @@ MARGIN_MM = 26.0  # tissue around a hole that its fills are made from
 REACH_MM = 10.0  # how fast the say of known tissue falls with its distance from the hole
 TOLERANCE = 1e-3  # of the biharmonic solver: the network sees no difference, and half the time
 LEAST_SEEN = 50  # voxels of tissue around a hole
-LEAST_DICE = 0.7  # of a brain with the template; heads of all kinds have 0.9 and more
+LEAST_DICE = 0.85  # of a brain with the template; heads of all kinds have 0.93 and more
 TISSUE_LEVEL = 0.8  # registration sees the median of known tissue here
 
 
