@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from ddpm_lora.conditioning import BRAIN, ED, ET, NAMES, NCR
+from ddpm_lora.conditioning import BRAIN, NAMES
 from ddpm_lora.generate import Drawn, Plan, draw
 from ddpm_lora.label_maps import LabelMap, read
 from ddpm_lora.lora.adapters import fingerprint
@@ -23,7 +23,8 @@ from synth.base.errors import SynthError
 from synth.base.files import read_json, write_json
 from synth.base.manifest import manifest
 from synth.checkpoints.checkpoint import Checkpoint
-from synth.data.case import MODALITIES, Case, guess_scheme, scheme_regions
+from synth.data.case import MODALITIES, Case, guess_scheme
+from synth.data.labels import to_scheme
 from synth.data.volume import Volume
 from synth.jobs.cases import run_batch
 from synth.pictures.montage import (
@@ -136,22 +137,12 @@ def write(out: Path, made_id: str, labels: LabelMap, drawn: Drawn) -> str:
     Labels are numbered in the scheme that the id will be read in.
     """
     scheme = guess_scheme(made_id)
-    volumes = {**drawn.scans, "seg": labels.grid.with_data(relabelled(labels.classes, scheme))}
+    tumour = np.where(labels.classes == BRAIN, 0, labels.classes)
+    volumes = {**drawn.scans, "seg": labels.grid.with_data(to_scheme(tumour, scheme))}
     for suffix, volume in volumes.items():
         volume.save(out / made_id / f"{made_id}-{suffix}.nii.gz")
     picture(out / "pictures" / f"{made_id}.png", labels, drawn.scans, title=made_id)
     return scheme
-
-
-def relabelled(classes: np.ndarray, scheme: str) -> np.ndarray:
-    """Return a class map as labels of a scheme: what was drawn, no brain and no cavity."""
-    regions = {name: set(labels) for name, labels in scheme_regions(scheme).items()}
-    whole, core, enhancing = regions["WT"], regions["TC"], regions["ET"]
-    table = np.zeros(BRAIN + 1, np.uint8)
-    # PED has two kinds of core that do not enhance; the first, NET, stands for both.
-    for number, labels in ((ED, whole - core), (NCR, core - enhancing), (ET, enhancing)):
-        table[number] = min(labels)
-    return table[classes]
 
 
 def picture(path: Path, labels: LabelMap, scans: Mapping[str, Volume], *, title: str = "") -> Path:

@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 
 from label_gan import generate
-from label_gan.shape import Shape, to_scheme
+from label_gan.shape import Shape
 from synth.base.devices import pick
 from synth.base.files import write_json
 from synth.base.manifest import manifest
 from synth.checkpoints.checkpoint import read_metadata
-from synth.data.case import scheme_regions
+from synth.data.labels import scheme_regions, to_scheme
 from synth.data.volume import Volume
 from synth.jobs.cases import run_batch
 

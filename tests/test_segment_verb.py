@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 import segmentation.inference.write_segmentations as written_module
 import segmentation.network
-from segmentation.config import REGIONS, Config
+from segmentation.config import Config
 from segmentation.data import prepared
 from segmentation.inference.postprocess import Postprocessing
 from segmentation.inference.segment import Plan, load, scans_of, segment
@@ -27,7 +27,8 @@ from synth.base.files import file_hash, read_json
 from synth.checkpoints import checkpoint
 from synth.cli import function, main
 from synth.cli.parser import build
-from synth.data.case import MODALITIES, Case, discover, region
+from synth.data.case import MODALITIES, Case, discover
+from synth.data.labels import REGIONS, region
 from synth.data.split import Entry, Split, write_split
 from synth.data.volume import Volume
 from synth.pictures.montage import montage

@@ -16,9 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from segmentation.config import REGIONS
 from segmentation.inference.ensemble import weights_of
-from segmentation.inference.postprocess import classes
 from segmentation.inference.segment import Plan, Segmented, scans_of, segment
 from synth.base.config import to_dict
 from synth.base.errors import SynthError
@@ -26,6 +24,7 @@ from synth.base.files import file_hash, read_json, write_json
 from synth.base.manifest import manifest
 from synth.checkpoints.checkpoint import Checkpoint
 from synth.data.case import MODALITIES, Case, require_unique, split_name
+from synth.data.labels import REGIONS, from_regions
 from synth.data.prepare import brain_mask
 from synth.data.volume import Volume
 from synth.jobs.cases import run_batch
@@ -143,7 +142,7 @@ def picture(path: Path, scans: Mapping[str, Volume], found: Segmented, *, title:
     tumour = found.regions[0]
     places = np.argwhere(tumour if tumour.any() else head)
     centre = [int(c) for c in np.rint(places.mean(axis=0))]
-    drawn = display_planes(grid.with_data(classes(found.regions)), centre)
+    drawn = display_planes(grid.with_data(from_regions(found.regions)), centre)
     frames = [square_around(plane) for plane in display_planes(grid.with_data(head), centre)]
     shown = [display_planes(scans[m], centre) for m in MODALITIES]
     rows: list[list[np.ndarray]] = []

@@ -12,8 +12,8 @@ from scipy import ndimage
 from torch import Tensor
 from torch.nn import functional
 
+from synth.data.labels import ED, ET, NCR
 from synth.phantom.anatomy import Grid, Noise
-from synth.phantom.tumour import ED, ET, NCR
 
 TISSUES = ("wm", "gm", "csf", "ncr", "ed", "et")
 MODALITIES = ("t1n", "t1c", "t2w", "t2f")
