@@ -19,22 +19,13 @@ from ddpm_lora.generate import Drawn, Plan, draw
 from ddpm_lora.label_maps import LabelMap, read
 from ddpm_lora.lora.adapters import fingerprint
 from ddpm_lora.provenance import Behind, Pedigree, behind
-from synth.base.errors import SynthError
-from synth.base.files import read_json, write_json
+from synth.base.files import write_json
 from synth.base.manifest import manifest
 from synth.checkpoints.checkpoint import Checkpoint
-from synth.data.case import MODALITIES, Case, guess_scheme
+from synth.data.case import Case, guess_scheme
 from synth.data.labels import to_scheme
-from synth.data.volume import Volume
-from synth.jobs.cases import run_batch
-from synth.pictures.montage import (
-    LABEL_COLOURS,
-    PLANES,
-    Overlay,
-    display_planes,
-    montage,
-    square_around,
-)
+from synth.jobs.cases import Output, run_cases
+from synth.pictures.montage import tumour_planes
 
 OF_ADAPTERS = ("name", "weight", "data_hash", "seed", "step")
 
@@ -65,21 +56,6 @@ class Maker:
     def record(self, made_id: str) -> Path:
         """Return where the record of a drawn case is."""
         return self.out / "records" / f"{made_id}.json"
-
-    def is_done(self, case: Case) -> bool:
-        """Whether all samples of a label map are there, drawn with the same arguments."""
-        arguments, found = self.arguments, 0
-        for path in filter(Path.exists, map(self.record, self.ids(case))):
-            then = read_json(path)["arguments"]
-            differing = [f"{k} {then.get(k)}, not {v}" for k, v in arguments.items()
-                         if then.get(k) != v]  # fmt: skip
-            if differing:
-                raise SynthError(
-                    f"{self.out} holds scans drawn with other arguments: {', '.join(differing)}",
-                    hint="repeat those, choose another folder, or --force to draw them again",
-                )
-            found += 1
-        return found == self.samples
 
     def work(self, case: Case) -> str:
         """Draw what is missing of a label map."""
@@ -123,12 +99,14 @@ def _trained_on(metadata: Mapping[str, Any], before: Behind) -> dict[str, list[s
     }
 
 
-def make(maker: Maker, cases: Sequence[Case]) -> int:
+def make(maker: Maker, cases: Sequence[Case], *, force: bool = False) -> int:
     """Draw the samples of all label maps; return how many label maps failed."""
-    done = {case.id for case in cases if maker.is_done(case)}
-    return run_batch(
-        cases, maker.work, name=lambda case: case.id, done=lambda case: case.id in done
-    )
+
+    def outputs(case: Case) -> list[Output]:
+        records = map(maker.record, maker.ids(case))
+        return [Output(path=path, record=path, settings=maker.arguments) for path in records]
+
+    return run_cases(cases, maker.work, outputs, force=force)
 
 
 def write(out: Path, made_id: str, labels: LabelMap, drawn: Drawn) -> str:
@@ -141,27 +119,9 @@ def write(out: Path, made_id: str, labels: LabelMap, drawn: Drawn) -> str:
     volumes = {**drawn.scans, "seg": labels.grid.with_data(to_scheme(tumour, scheme))}
     for suffix, volume in volumes.items():
         volume.save(out / made_id / f"{made_id}-{suffix}.nii.gz")
-    picture(out / "pictures" / f"{made_id}.png", labels, drawn.scans, title=made_id)
+    path, head = out / "pictures" / f"{made_id}.png", labels.classes > 0
+    tumour_planes(drawn.scans, tumour, head, path, title=made_id, outline=False)
     return scheme
-
-
-def picture(path: Path, labels: LabelMap, scans: Mapping[str, Volume], *, title: str = "") -> Path:
-    """Show three planes of four scans through the middle of the tumour, and the labels."""
-    tumour = (labels.classes > 0) & (labels.classes < BRAIN)
-    places = np.argwhere(tumour if tumour.any() else labels.classes > 0)
-    centre = [int(c) for c in np.rint(places.mean(axis=0))]
-    shown = [display_planes(labels.grid.with_data(labels.classes), centre)]
-    shown += [display_planes(scans[m], centre) for m in MODALITIES]
-    rows: list[list[np.ndarray]] = []
-    overlays: dict[tuple[int, int], Overlay] = {}
-    for number, (classes, *panels) in enumerate(zip(*shown, strict=True)):
-        frame = square_around(classes > 0)
-        overlays[number, len(panels)] = (classes[frame], LABEL_COLOURS, False)
-        rows.append([panel[frame] for panel in (*panels, panels[1])])
-    columns = (*MODALITIES, "labels")
-    return montage(
-        rows, path, row_labels=PLANES, column_labels=columns, overlays=overlays, title=title
-    )
 
 
 def _counts(classes: np.ndarray) -> dict[str, int]:
