@@ -220,7 +220,8 @@ def test_the_split_of_the_page_is_read(tmp_path: Path) -> None:
 
 
 def test_the_tables_are_those_of_the_code() -> None:
-    from synth.data.case import FOLDERS, SCHEMES, SUFFIXES
+    from synth.data.case import FOLDERS, SUFFIXES
+    from synth.data.labels import SCHEMES
 
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     assert [s for s in SUFFIXES if f"`{s}`" not in text] == []

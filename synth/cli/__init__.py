@@ -124,7 +124,7 @@ def function(verb: str) -> Callable[..., Any]:
 
 def run(verb: str, words: list[str]) -> int:
     """Parse the words of a verb and call it."""
-    from synth.cli.parser import build
+    from synth.cli.parser import build, bundled
 
     work = function(verb)
     settings = _settings(VERBS[verb], words)
@@ -139,7 +139,7 @@ def run(verb: str, words: list[str]) -> int:
     outermost = not logging.getLogger("synth").handlers  # a verb may run others
     log.configure(1 if values.pop("verbose") else 0)
     try:
-        return int(work(**values) or 0)
+        return int(work(**bundled(work, values)) or 0)
     finally:
         if outermost:
             log.silence()
