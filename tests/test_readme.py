@@ -19,7 +19,7 @@ from pathlib import Path
 
 import pytest
 
-from synth.cli import VERBS, function, main
+from synth.cli import VERBS, function, main, settings_of
 from synth.cli.parser import build
 from synth.data.split import read_split
 from synth.training.log import read_metrics
@@ -182,7 +182,7 @@ def parse(words: list[str]) -> None:
         words = words[: words.index("--")]
     verb, *rest = words
     work = function(verb)
-    settings = getattr(work, "settings", lambda _: ())(rest)
+    settings = settings_of(verb, rest)
     build(work, prog=f"synth {verb}", settings=settings).parse(rest)
 
 

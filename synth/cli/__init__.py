@@ -127,7 +127,7 @@ def run(verb: str, words: list[str]) -> int:
     from synth.cli.parser import build, bundled
 
     work = function(verb)
-    settings = _settings(VERBS[verb], words)
+    settings = settings_of(verb, words)
     parser = build(work, prog=f"synth {verb}", settings=settings)
     parser.add_argument("-v", "--verbose", action="store_true", help="say more")
     words, command = (
@@ -145,10 +145,12 @@ def run(verb: str, words: list[str]) -> int:
             log.silence()
 
 
-def _settings(verb: Verb, words: list[str]) -> tuple[type, ...]:
-    if not verb.settings:
+def settings_of(verb: str, words: list[str]) -> tuple[type, ...]:
+    """Return the dataclasses whose fields are flags of the verb, too."""
+    row = VERBS[verb]
+    if not row.settings:
         return ()
-    return getattr(importlib.import_module(verb.module), verb.settings)(words)
+    return getattr(importlib.import_module(row.module), row.settings)(words)
 
 
 def _apart(words: list[str]) -> tuple[list[str], list[str]]:
