@@ -82,12 +82,12 @@ def test_info_lists_what_is_shipped(capsys) -> None:
     assert [line.split(":")[0] for line in lines] == sorted(
         folder.name for folder in [*FOLDERS, *ADAPTERS]
     )
-    assert "wdm3d: wdm3d tiny, step 4000" in lines
+    assert any(line.startswith("wdm3d: wdm3d heads, step") for line in lines)
 
 
 def test_all_weights_together_are_small() -> None:
     assert FOLDERS
-    assert sum(p.stat().st_size for p in WEIGHTS.rglob("*") if p.is_file()) < 25e6
+    assert sum(p.stat().st_size for p in WEIGHTS.rglob("*") if p.is_file()) < 40e6
 
 
 @pytest.mark.slow
@@ -107,7 +107,8 @@ def test_the_page_makes_the_patients_of_the_cards_again(tmp_path: Path) -> None:
     assert told == {
         "label_gan": data_hash(chain(*hold_out(shapes, 0.2))),
         "site_b": data_hash(chain(*hold_out(few, 0.2))),
-        **dict.fromkeys(("wdm3d", "wdm3d_known", "ddpm_lora"), data_hash([*train, *chosen])),
+        "wdm3d": data_hash([]),  # it draws its heads
+        **dict.fromkeys(("wdm3d_known", "ddpm_lora"), data_hash([*train, *chosen])),
     }
 
 
