@@ -36,23 +36,13 @@ die() { # die SENTENCE [EXIT_CODE]
   exit "${2:-1}"
 }
 
-nearest() { # nearest WORD CANDIDATE…: the candidate at the least edit distance, upper case or lower
+nearest() { # nearest WORD CANDIDATE…: the candidate that shares most pairs of letters, upper case or lower
   printf '%s\n' "$@" | awk '
-    NR == 1 { word = toupper($0); n = length(word); next }
-    { other = toupper($0); m = length(other)
-      for (j = 0; j <= m; j++) d[0, j] = j
-      for (i = 1; i <= n; i++) {
-        d[i, 0] = i
-        for (j = 1; j <= m; j++) {
-          cost = d[i-1, j-1] + (substr(word, i, 1) != substr(other, j, 1))
-          if (d[i-1, j] + 1 < cost) cost = d[i-1, j] + 1
-          if (d[i, j-1] + 1 < cost) cost = d[i, j-1] + 1
-          if (i > 1 && j > 1 && substr(word, i-1, 2) == substr(other, j, 1) substr(other, j-1, 1) && d[i-2, j-2] + 1 < cost)
-            cost = d[i-2, j-2] + 1
-          d[i, j] = cost
-        }
-      }
-      if (NR == 2 || d[n, m] < least) { best = $0; least = d[n, m] } }
+    NR == 1 { word = toupper($0); next }
+    { other = toupper($0); score = 0
+      for (i = 1; i < length(word); i++) if (index(other, substr(word, i, 2))) score += 2
+      score /= length(word) + length(other)
+      if (NR == 2 || score > most) { best = $0; most = score } }
     END { print best }'
 }
 
