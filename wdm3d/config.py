@@ -10,6 +10,7 @@ from synth.diffusion.unet_config import UNetConfig
 from synth.training.config import TrainConfig
 
 BANDS = 8  # of one wavelet level
+AXES = 3
 INPUT_SCALE = 0.35  # of the bands of what is shown (guided mode): about unit size then
 GATES = 4 * 3  # weights of four fills, each for three scales of detail (guided mode)
 
@@ -168,15 +169,25 @@ class SamplerOptions:
     """Solver of a draw."""
     spacing: Literal["logsnr", "karras", "uniform"] = "logsnr"
     """Where the noise levels of a draw lie."""
+    flips: int | None = None
+    """Average the mean over the scan flipped along so many axes. None is all three for a guided
+    model, the only kind that can."""
+    grain: bool = False
+    """Add noise as the scan has it to what is painted, which is smoother than any scan."""
 
     def __post_init__(self) -> None:
         if self.samples < 1 or self.steps < 1:
             raise SynthError("samples and steps are at least 1")
 
     def suited_to(self, config: Config) -> SamplerOptions:
-        """Return the options with its estimate chosen."""
-        fitting = "mean" if config.mode in ("context", "guided") else "sample"
-        return replace(self, estimate=self.estimate or fitting)
+        """Return the options with what the model decides."""
+        guided = config.mode == "guided"
+        estimate = self.estimate or ("mean" if guided or config.mode == "context" else "sample")
+        can_flip = guided and estimate == "mean"
+        if self.flips and not can_flip:
+            raise SynthError("only the mean of a guided model is averaged over flips")
+        flips = self.flips if self.flips is not None else AXES * can_flip
+        return replace(self, estimate=estimate, flips=flips)
 
 
 PUBLISHED = Config(mode="always_known_healthy", crop=256)

@@ -17,6 +17,7 @@ def evaluate(
     *,
     out: Path,
     baselines: tuple[str, ...] = ("all",),
+    use: bool = False,
     split: Path | None = None,
     train: Path | None = None,
     scheme: str = "auto",
@@ -52,6 +53,8 @@ def evaluate(
         out: folder to write.
         baselines: inpainting only: all, none, or some of brain-mean, rim-mean, harmonic,
             biharmonic, mirror, mirror-rim.
+        use: inpainting only: also judge sharpness against the other side, shares of tissues, and
+            how far a registration of the filled brain is off (needs SimpleITK).
         split: judge only by the testing cases of this decathlon-style JSON; for masks and synthesis
             its training cases are those that the model was trained on.
         train: masks and synthesis: folder with the cases that the model was trained on.
@@ -66,6 +69,7 @@ def evaluate(
         no_pictures: draw nothing.
         force: overwrite an earlier evaluation.
     """
+    _require_inpainting(kind, use)
     if kind == "synthesis":
         if baselines != ("all",) or convention != "both":
             raise SynthError("--baselines and --convention are not for synthesis", hint="leave out")
@@ -105,6 +109,7 @@ def evaluate(
         pictures=not no_pictures,
         force=force,
         progress=True,
+        use=use,
     )
     print(found.table)
     print(f"\ncases judged: {found.summary['cases']}, not judged: {len(found.problems)} → {out}")
@@ -155,3 +160,8 @@ def _synthesis(pred: Path, truth: Path, out: Path, **options: Any) -> int:
     judged = found.summary["generated"]["cases"]
     print(f"cases judged: {judged}, problems: {len(found.problems)} → {out}")
     return 2 if found.problems else 0
+
+
+def _require_inpainting(kind: str, use: bool) -> None:
+    if use and kind != "inpainting":
+        raise SynthError("--use is for inpainting", hint="leave it out")

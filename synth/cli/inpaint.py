@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -31,6 +32,8 @@ def inpaint(
     seg: Path | None = None,
     brain: Path | None = None,
     contrasts: tuple[str, ...] = (),
+    tta: bool | None = None,
+    grain: bool = False,
     estimate: Literal["mean", "sample"] | None = None,
     samples: int = 1,
     steps: int | None = None,
@@ -62,6 +65,8 @@ def inpaint(
         seg: the segmentation of a single scan.
         brain: mask of the brain in a single scan with skull; default: it is found.
         contrasts: what to paint, t1n,t2f …, by a model for any contrast; default the model's own.
+        tta: average the mean over all flips of the scan; default yes, if the model can (guided).
+        grain: add noise as the scan has it to what is painted; leave it out to measure.
         estimate: mean is the posterior mean in one network call, sample a draw of the sampler;
             default sample where a flag of the sampler is given, else what suits the model.
         samples: calls to average (mean), or draws whose spread is written (sample).
@@ -92,7 +97,8 @@ def inpaint(
     cases = chosen(_cases(data, mask, seg, scheme), begin=begin, end=last, shard=shard)
     loaded = load(model, pick(device))
     _require_trained_as(loaded.config, model, mode, noise_schedule)
-    options = options.suited_to(loaded.config)
+    flips = None if tta is None else 3 * tta
+    options = replace(options, flips=flips, grain=grain).suited_to(loaded.config)
     names = contrasts or loaded.config.modalities
     settings = {"seed": seed, "weights": file_hash(loaded.path), **vars(options)}
     arguments = {"model": str(model), "device": device, **settings}

@@ -10,8 +10,10 @@ optional part, `pip install "synth-brain[bet]"`.
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 from dataclasses import dataclass
+from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -70,11 +72,10 @@ def _extracted(image: Volume) -> np.ndarray:
             "the scan has its skull, and nothing here finds the brain in it",
             hint='give --brain MASK, or install deepbet: pip install "synth-brain[bet]"',
         )
-    from deepbet import BrainExtraction
-
+    deepbet: Any = importlib.import_module("deepbet")
     scan = nib.Nifti1Image(image.data[0].astype(np.float32), image.affine)
     try:
-        _, mask, _ = BrainExtraction(no_gpu=True).run(scan)
+        _, mask, _ = deepbet.BrainExtraction(no_gpu=True).run(scan)
     except (ValueError, IndexError) as error:  # it found no voxel of brain
         raise SynthError("no brain was found in the scan", hint="is it a head?") from error
     return np.asanyarray(mask.dataobj).reshape(image.shape) > 0

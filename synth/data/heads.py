@@ -137,9 +137,14 @@ def shrink(mask: np.ndarray, steps: int) -> np.ndarray:
     return ~grow(~mask, steps)
 
 
-def tissue_shares(t1: np.ndarray, brain: np.ndarray) -> tuple[np.ndarray, float]:
-    """Return (3, x, y, z) shares of CSF, grey, white by 3-means of a T1, and white's intensity."""
-    values = t1[brain][::17]
+def tissue_shares(
+    t1: np.ndarray, brain: np.ndarray, *, fit: np.ndarray | None = None
+) -> tuple[np.ndarray, float]:
+    """Return (3, x, y, z) shares of CSF, grey, white by 3-means of a T1, and white's intensity.
+
+    `fit` (x, y, z) bool are the voxels that the means are taken from; default the brain.
+    """
+    values = t1[brain if fit is None else fit][::17]
     centres = np.percentile(values, [5, 40, 85])
     for _ in range(20):
         nearest = np.abs(values[:, None] - centres).argmin(axis=1)

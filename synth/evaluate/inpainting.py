@@ -27,6 +27,7 @@ from synth.data.fill import BASELINES
 from synth.data.split import read_split
 from synth.data.volume import Volume
 from synth.evaluate import tables as scoreboard
+from synth.evaluate.downstream_use import DownstreamUse
 from synth.evaluate.inpainting_case import KnownHole, fill_native, load_hole
 from synth.evaluate.tables import Score
 from synth.metrics.image import inpainting_metrics
@@ -63,7 +64,7 @@ class Evaluation:
     table: str
 
 
-def evaluate_inpainting(
+def evaluate_inpainting(  # noqa: PLR0913 - all but three by name
     pred_dir: Path | None,
     truth_dir: Path,
     out: Path,
@@ -73,6 +74,7 @@ def evaluate_inpainting(
     pictures: bool = True,
     force: bool = False,
     progress: bool = False,
+    use: bool = False,
 ) -> Evaluation:
     """Judge predictions and baselines; write per_case.csv, summary.json, table.md and pictures.
 
@@ -86,6 +88,7 @@ def evaluate_inpainting(
         pictures: draw each case, and an overview.
         force: overwrite an earlier evaluation.
         progress: show a progress bar.
+        use: judge the answers by their use, too: sharpness, tissues, registration.
     """
     began = time.monotonic()
     fills = choose_baselines(baselines)
@@ -104,7 +107,7 @@ def evaluate_inpainting(
     with Progress(len(cases), label="evaluate", unit="case", shown=progress) as bar:
         for case in cases:
             try:
-                judged = judge(case, predictions, fills)
+                judged = judge(case, predictions, fills, use=use)
             except SynthError as error:
                 problems.append(_one_line(case, error))
                 log.warning(problems[-1])
@@ -172,6 +175,8 @@ def judge(
     case: Case,
     predictions: Mapping[str, list[Path]] | None,
     fills: Mapping[str, Callable[..., np.ndarray]],
+    *,
+    use: bool = False,
 ) -> Judged:
     """Score the prediction of a case, if there are any, and every fill."""
     inputs = [case.path(r) for r in ("t1n", "healthy")]
@@ -192,11 +197,13 @@ def judge(
         began = time.monotonic()
         answers[name] = fill_native(fill, known)
         seconds[name] = time.monotonic() - began
+    downstream = DownstreamUse(known.truth, known.healthy) if use else None
     scores = [
         Score(
             case=case.id,
             method=name,
-            values=inpainting_metrics(answer, known.truth.data[0], known.voided, known.healthy),
+            values=inpainting_metrics(answer, known.truth.data[0], known.voided, known.healthy)
+            | (downstream.metrics(answer) if downstream else {}),
             voxels=int(known.healthy.sum()),
             seconds=seconds.get(name),
         )
@@ -246,7 +253,8 @@ def _results(scores: Sequence[Score], shown: str) -> dict[str, Any]:
         "methods": scoreboard.summarise(scores),
     }
     if shown == PREDICTION:
-        results["prediction_minus"] = scoreboard.differences(scores, PREDICTION, PAIRED)
+        judged = [*PAIRED, *(m for m in scoreboard.USE if m in scores[0].values)]
+        results["prediction_minus"] = scoreboard.differences(scores, PREDICTION, judged)
     return results
 
 

@@ -26,8 +26,11 @@ NON_FINITE = (
 # metric → heading and decimals in the table
 SHOWN = {
     "ssim": ("SSIM", 3), "psnr_01": ("PSNR dB", 2), "mse": ("MSE", 4), "rmse": ("RMSE", 3),
-    "mae": ("MAE", 3),
+    "mae": ("MAE", 3), "sharpness": ("sharpness", 2), "tissue_error": ("tissue error", 3),
+    "registration_mm": ("registration mm", 2),
 }  # fmt: skip
+USE = ("sharpness", "tissue_error", "registration_mm")
+"""Metrics that are there only where asked for."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,9 +99,11 @@ def _difference(
 
 def method_rows(summary: Mapping[str, Mapping[str, Any]]) -> list[list[str]]:
     """Return the table of methods: heading first, then mean ± sd of every shown metric."""
-    rows = [["method", *(heading for heading, _ in SHOWN.values()), "cases", "s/case"]]
+    there = next(iter(summary.values()))
+    shown = {m: how for m, how in SHOWN.items() if m in there}
+    rows = [["method", *(heading for heading, _ in shown.values()), "cases", "s/case"]]
     for method, metrics in summary.items():
-        cells = [_mean_sd(metrics[m], decimals) for m, (_, decimals) in SHOWN.items()]
+        cells = [_mean_sd(metrics[m], decimals) for m, (_, decimals) in shown.items()]
         first = metrics[next(iter(SHOWN))]
         seconds = metrics["seconds"]
         rows.append([
