@@ -69,10 +69,8 @@ lint() {
 }
 fast_tests() { all_tests -m 'not slow' "$@"; }
 all_tests() { # one thread a process: the processes share the cores already
-  local cores
-  cores=$(getconf _NPROCESSORS_ONLN 2>/dev/null || echo 2)
   export OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1
-  cd "$ROOT" && exec "$PY" -m pytest --numprocesses "$((cores < 8 ? cores : 8))" "$@"
+  cd "$ROOT" && exec "$PY" -m pytest --numprocesses logical --maxprocesses 8 "$@"
 }
 
 find_python() { # sets python to the first interpreter of a version that the pinned wheels exist for
