@@ -102,8 +102,10 @@ def ablation(bench: Bench) -> None:
     """Print every ingredient, alone and together, against the biharmonic fill."""
     config = bench.loaded.config
     plain = SamplerOptions(estimate="mean", flips=0)
-    fills = {name: bench.scores(lambda c, f=fill: fill_native(f, bench.known[c.id]))
-             for name, fill in BASELINES.items() if name in ("biharmonic", "mirror + rim")}  # fmt: skip
+    fills = {
+        name: bench.scores(lambda case, f=BASELINES[name]: fill_native(f, bench.known[case.id]))
+        for name in ("biharmonic", "mirror + rim")
+    }
     rows = dict(fills)
     for index, name in enumerate(FILLS[:2]):
         rows[f"registered {name}, fitted and bent to the rim"] = bench.run(

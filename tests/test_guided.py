@@ -102,6 +102,14 @@ def test_any_contrast_is_filled_in_its_own_intensities(brain: Volume, hole: Volu
     assert np.abs(filled - truth)[inside].mean() < 0.5 * truth[brain.data[0] > 0].std()
 
 
+def test_what_is_no_brain_is_refused(hole: Volume) -> None:
+    cross = np.zeros(hole.shape, np.float32)
+    cross[26:32, 4:46, 4:38] = cross[2:40, 20:26, 4:38] = cross[2:40, 4:46, 18:23] = 1
+    cross *= np.random.default_rng(0).uniform(1, 2, hole.shape)
+    with pytest.raises(SynthError, match="shape of a brain"):
+        inpaint(hole.with_data(cross.astype(np.float32)), hole, model=untrained())
+
+
 def test_what_the_hole_holds_is_never_read(brain: Volume, hole: Volume) -> None:
     spoiled = brain.with_data(np.where(hole.data, 5000, brain.data).astype(np.float32))
     one, other = (inpaint(b, hole, model=untrained()).image.data for b in (brain, spoiled))

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import ndimage
 
+from synth.base.errors import SynthError
 from synth.data.fill import FACES, biharmonic, harmonic
 from synth.data.heads import SPACING_MM, Anatomy, template
 from synth.data.registration import register
@@ -24,6 +25,8 @@ FILLS = ("template", "mirror", "biharmonic", "harmonic")
 MARGIN_MM = 26.0  # tissue around a hole that its fills are made from
 REACH_MM = 10.0  # how fast the say of known tissue falls with its distance from the hole
 TOLERANCE = 1e-3  # of the biharmonic solver: the network sees no difference, and half the time
+LEAST_SEEN = 50  # voxels of tissue around a hole
+LEAST_DICE = 0.85  # of a brain with the template; heads of all kinds have 0.93 and more
 TISSUE_LEVEL = 0.8  # registration sees the median of known tissue here
 
 
@@ -82,6 +85,11 @@ class Guides:
         distance = ndimage.distance_transform_edt(~region) * self.spacing_mm
         inside = (known > 0) | (template[3] > 0.5)
         seen = ~self.hole[box] & (distance < MARGIN_MM - 1) & inside
+        if seen.sum() < LEAST_SEEN:
+            raise SynthError(
+                f"only {seen.sum()} voxels of tissue are known within {MARGIN_MM:g} mm of a hole",
+                hint="is the mask larger than the lesion, or the brain cut off beside it?",
+            )
         weight = np.exp(-distance[seen] / REACH_MM)
         weighted = features[seen] * weight[:, None]
         ridge = 1e-5 * len(weight) * np.square(weight).mean() * np.eye(features.shape[-1])
@@ -105,16 +113,28 @@ def guides_of(image: np.ndarray, hole: np.ndarray, spacing_mm: float) -> Guides:
     channels = np.stack([anatomy.t1, anatomy.tissue[1], anatomy.tissue[2], anatomy.tissue.sum(0)])
     channels = centred(channels, hole.shape)
     found = register(scaled, channels[:1], ~hole, spacing_mm=spacing_mm)
+    template = found.look_up(channels)
+    _require_brain(known.any(axis=0) & ~hole, (template[3] > 0.5) & ~hole)
     mirror = register(scaled, scaled[:, ::-1], ~hole, spacing_mm=spacing_mm)
     share = mirror.look_up((~hole[None, ::-1]).astype(np.float32))[0]
     return Guides(
         known=known,
         hole=hole,
-        template=found.look_up(channels),
+        template=template,
         mirrored=mirror.look_up(known[:, ::-1]),
         mirror_known=share > 0.99,
         spacing_mm=spacing_mm,
     )
+
+
+def _require_brain(known: np.ndarray, template: np.ndarray) -> None:
+    """Refuse what does not have the shape of a brain, by the Dice of both."""
+    alike = 2 * (known & template).sum() / max(known.sum() + template.sum(), 1)
+    if alike < LEAST_DICE:
+        raise SynthError(
+            f"the scan does not have the shape of a brain: its Dice with MNI152 is {alike:.2f}",
+            hint="is it a head, skull-stripped or with --brain MASK, and is its header right?",
+        )
 
 
 def to_rim(
