@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 
 import synth
-from tests.conftest import write_case
 
 ROOT = Path(__file__).parents[1]
 
@@ -61,8 +60,8 @@ def test_the_wheel_holds_the_weights_and_finds_them(installed: Path, tmp_path: P
 
 @pytest.mark.slow
 def test_verbs_find_their_weights_outside_a_checkout(installed: Path, tmp_path: Path) -> None:
-    write_case(tmp_path / "cases")
     for words in (
+        "phantom cases --cases 1",
         "inpaint cases -o filled --device cpu",
         "masks -o shapes --count 1 --device cpu",
         "sample -o scans --end 1 --steps 2 --device cpu",
