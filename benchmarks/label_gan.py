@@ -26,7 +26,7 @@ from label_gan.distance_maps import levels_of
 from label_gan.generate import draw, load
 from label_gan.shape import Shape, signed_distance
 from synth.base.errors import SynthError
-from synth.base.files import atomic_path, write_json
+from synth.base.files import write_json, write_text
 from synth.base.seeding import generator
 from synth.checkpoints.checkpoint import Checkpoint
 from synth.data.case import Case
@@ -201,8 +201,7 @@ def main() -> None:
     for name, own in facts.items():
         print(f"{name}: " + ", ".join(f"{key} {value:.3g}" for key, value in own.items()))
     options.out.mkdir(parents=True, exist_ok=True)
-    with atomic_path(options.out / "table.md") as temporary:
-        temporary.write_text(markdown_table(table) + "\n", encoding="utf-8")
+    write_text(options.out / "table.md", markdown_table(table) + "\n")
     numbers = {name: v.numbers() | facts.get(name, {}) for name, v in verdicts.items()}
     write_json(options.out / "table.json", {"real": jury.floor, **numbers})
     print(draw_page(masks | {"unseen real": unseen}, options.out / "masks.png", most=8))

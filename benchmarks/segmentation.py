@@ -30,9 +30,10 @@ from torch import Tensor, nn
 
 from benchmarks.wdm3d import autocast, seconds, table
 from segmentation import legacy
-from segmentation.config import CONTRASTS, PRESETS, REGIONS, Config
+from segmentation.config import CONTRASTS, PRESETS, Config
 from segmentation.network import build
 from segmentation.predict import probabilities, windows
+from synth.data.labels import REGIONS
 
 SIZES = {"mednext_s": "S", "mednext_b": "B"}
 EDGE = {"cpu": 64, "cuda": 128}  # of the timed crop, voxels

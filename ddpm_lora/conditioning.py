@@ -15,9 +15,9 @@ from torch import Tensor
 from ddpm_lora.config import CLASSES
 from synth.base.config import did_you_mean
 from synth.base.errors import SynthError
-from synth.data.case import SCHEMES, region, require_scheme
+from synth.data.labels import SCHEMES, to_classes
 
-NCR, ED, ET, BRAIN = 1, 2, 3, 4
+BRAIN = 4
 NAMES = ("NCR", "ED", "ET", "brain")
 MEDDPM = "meddpm"  # BraTS 2023's numbers, and 4 for the brain
 LABEL_SCHEMES = (*SCHEMES, MEDDPM)
@@ -45,22 +45,20 @@ def class_map(
     elif scheme not in SCHEMES:
         hint = did_you_mean(scheme, LABEL_SCHEMES)
         raise SynthError(f"label scheme '{scheme}' is not known", hint=hint)
-    require_scheme(labels, scheme, name=name)
+    classes = to_classes(labels, scheme, name=name)
     if brain is None or not brain.any():
         raise SynthError(
             f"{name} does not say where the brain is",
             hint="give a brain mask or the scans it was drawn on; or, where label 4 is the brain "
             "as in Med-DDPM's files, the scheme meddpm",
         )
-    whole, core, enhancing = (region(labels, scheme, r) for r in ("WT", "TC", "ET"))
+    whole = classes > 0
     if whole.any() and (whole & ~brain).sum() > MOST_OUTSIDE * whole.sum():
         raise SynthError(
             f"{name}: most of the tumour lies outside the brain",
             hint="are the label map and the brain mask on the same grid?",
         )
-    classes = np.where(brain, BRAIN, 0).astype(np.uint8)
-    for mask, number in ((whole, ED), (core, NCR), (enhancing, ET)):
-        classes[mask] = number
+    classes[brain & ~whole] = BRAIN
     return classes
 
 

@@ -17,8 +17,9 @@ from ddpm_lora.conditioning import BRAIN, LABEL_SCHEMES, MEDDPM, class_map
 from synth.base.config import did_you_mean
 from synth.base.errors import SynthError
 from synth.base.weights import SHIPPED, or_shipped
-from synth.data.case import MODALITIES, Case, discover, guess_scheme, scheme_labels, split_name
+from synth.data.case import MODALITIES, Case, discover, guess_scheme, split_name
 from synth.data.check import require_brain
+from synth.data.labels import scheme_labels
 from synth.data.prepare import brain_mask
 from synth.data.volume import Volume
 

@@ -16,11 +16,11 @@ from typing import Any
 from synth.base.errors import SynthError
 from synth.base.files import read_json
 from synth.data.case import MODALITIES, Case
-from synth.data.folds import folds_of
 from synth.data.split import (
     TRAIN_ONLY,
     Entry,
     Split,
+    folds_of,
     patient_marks,
     read_split,
     seen_folds,

@@ -14,26 +14,18 @@ from typing import Any
 
 import numpy as np
 
-from ddpm_lora.conditioning import BRAIN, ED, ET, NAMES, NCR
+from ddpm_lora.conditioning import BRAIN, NAMES
 from ddpm_lora.generate import Drawn, Plan, draw
 from ddpm_lora.label_maps import LabelMap, read
 from ddpm_lora.lora.adapters import fingerprint
 from ddpm_lora.provenance import Behind, Pedigree, behind
-from synth.base.errors import SynthError
-from synth.base.files import read_json, write_json
+from synth.base.files import write_json
 from synth.base.manifest import manifest
 from synth.checkpoints.checkpoint import Checkpoint
-from synth.data.case import MODALITIES, Case, guess_scheme, scheme_regions
-from synth.data.volume import Volume
-from synth.jobs.cases import run_batch
-from synth.pictures.montage import (
-    LABEL_COLOURS,
-    PLANES,
-    Overlay,
-    display_planes,
-    montage,
-    square_around,
-)
+from synth.data.case import Case, guess_scheme
+from synth.data.labels import to_scheme
+from synth.jobs.cases import Output, run_cases
+from synth.pictures.montage import tumour_planes
 
 OF_ADAPTERS = ("name", "weight", "data_hash", "seed", "step")
 
@@ -64,21 +56,6 @@ class Maker:
     def record(self, made_id: str) -> Path:
         """Return where the record of a drawn case is."""
         return self.out / "records" / f"{made_id}.json"
-
-    def is_done(self, case: Case) -> bool:
-        """Whether all samples of a label map are there, drawn with the same arguments."""
-        arguments, found = self.arguments, 0
-        for path in filter(Path.exists, map(self.record, self.ids(case))):
-            then = read_json(path)["arguments"]
-            differing = [f"{k} {then.get(k)}, not {v}" for k, v in arguments.items()
-                         if then.get(k) != v]  # fmt: skip
-            if differing:
-                raise SynthError(
-                    f"{self.out} holds scans drawn with other arguments: {', '.join(differing)}",
-                    hint="repeat those, choose another folder, or --force to draw them again",
-                )
-            found += 1
-        return found == self.samples
 
     def work(self, case: Case) -> str:
         """Draw what is missing of a label map."""
@@ -122,12 +99,14 @@ def _trained_on(metadata: Mapping[str, Any], before: Behind) -> dict[str, list[s
     }
 
 
-def make(maker: Maker, cases: Sequence[Case]) -> int:
+def make(maker: Maker, cases: Sequence[Case], *, force: bool = False) -> int:
     """Draw the samples of all label maps; return how many label maps failed."""
-    done = {case.id for case in cases if maker.is_done(case)}
-    return run_batch(
-        cases, maker.work, name=lambda case: case.id, done=lambda case: case.id in done
-    )
+
+    def outputs(case: Case) -> list[Output]:
+        records = map(maker.record, maker.ids(case))
+        return [Output(path=path, record=path, settings=maker.arguments) for path in records]
+
+    return run_cases(cases, maker.work, outputs, force=force)
 
 
 def write(out: Path, made_id: str, labels: LabelMap, drawn: Drawn) -> str:
@@ -136,41 +115,13 @@ def write(out: Path, made_id: str, labels: LabelMap, drawn: Drawn) -> str:
     Labels are numbered in the scheme that the id will be read in.
     """
     scheme = guess_scheme(made_id)
-    volumes = {**drawn.scans, "seg": labels.grid.with_data(relabelled(labels.classes, scheme))}
+    tumour = np.where(labels.classes == BRAIN, 0, labels.classes)
+    volumes = {**drawn.scans, "seg": labels.grid.with_data(to_scheme(tumour, scheme))}
     for suffix, volume in volumes.items():
         volume.save(out / made_id / f"{made_id}-{suffix}.nii.gz")
-    picture(out / "pictures" / f"{made_id}.png", labels, drawn.scans, title=made_id)
+    path, head = out / "pictures" / f"{made_id}.png", labels.classes > 0
+    tumour_planes(drawn.scans, tumour, head, path, title=made_id, outline=False)
     return scheme
-
-
-def relabelled(classes: np.ndarray, scheme: str) -> np.ndarray:
-    """Return a class map as labels of a scheme: what was drawn, no brain and no cavity."""
-    regions = {name: set(labels) for name, labels in scheme_regions(scheme).items()}
-    whole, core, enhancing = regions["WT"], regions["TC"], regions["ET"]
-    table = np.zeros(BRAIN + 1, np.uint8)
-    # PED has two kinds of core that do not enhance; the first, NET, stands for both.
-    for number, labels in ((ED, whole - core), (NCR, core - enhancing), (ET, enhancing)):
-        table[number] = min(labels)
-    return table[classes]
-
-
-def picture(path: Path, labels: LabelMap, scans: Mapping[str, Volume], *, title: str = "") -> Path:
-    """Show three planes of four scans through the middle of the tumour, and the labels."""
-    tumour = (labels.classes > 0) & (labels.classes < BRAIN)
-    places = np.argwhere(tumour if tumour.any() else labels.classes > 0)
-    centre = [int(c) for c in np.rint(places.mean(axis=0))]
-    shown = [display_planes(labels.grid.with_data(labels.classes), centre)]
-    shown += [display_planes(scans[m], centre) for m in MODALITIES]
-    rows: list[list[np.ndarray]] = []
-    overlays: dict[tuple[int, int], Overlay] = {}
-    for number, (classes, *panels) in enumerate(zip(*shown, strict=True)):
-        frame = square_around(classes > 0)
-        overlays[number, len(panels)] = (classes[frame], LABEL_COLOURS, False)
-        rows.append([panel[frame] for panel in (*panels, panels[1])])
-    columns = (*MODALITIES, "labels")
-    return montage(
-        rows, path, row_labels=PLANES, column_labels=columns, overlays=overlays, title=title
-    )
 
 
 def _counts(classes: np.ndarray) -> dict[str, int]:

@@ -18,10 +18,11 @@ from torch import Tensor
 
 from label_gan.config import Config
 from label_gan.lesion_size import LOG_VOLUME, SPREAD, size_of
-from label_gan.shape import ET, NCR, Shape, from_case
+from label_gan.shape import Shape
 from synth.base.errors import SynthError
 from synth.data.cache import ArrayCache, Arrays, fingerprint
 from synth.data.case import Case
+from synth.data.labels import ET, NCR, to_classes
 
 NEIGHBOUR_MM = 5.0
 ROOM = 1.05  # the box is at least this times the ball about the lesion
@@ -111,7 +112,7 @@ class LesionData:
 
     def _prepare(self, case: Case) -> Arrays:
         volume = case.load("seg")
-        labels = from_case(volume.data[0], case.scheme, name=str(case.path("seg")))
+        labels = to_classes(volume.data[0], case.scheme)
         found = lesions(labels, volume.spacing_mm, self.config.smallest_ml)
         for lesion in found:
             lesion["size"] = size_of(lesion["labels"], float(np.prod(volume.spacing_mm)))

@@ -15,7 +15,7 @@ from scipy import ndimage
 from torch import Tensor
 
 from label_gan.config import Config
-from label_gan.shape import REGIONS, from_regions
+from synth.data.labels import from_regions
 
 ALPHA_CHANNELS = {1: (0, None, None), 3: (1, 0, 2), 4: (1, 0, 2)}
 """Channels of WT, TC and ET in the predecessor's output, by their number."""
@@ -78,5 +78,4 @@ def regions_of(levels: Sequence[np.ndarray], config: Config) -> np.ndarray:
     wt, tc, third = (np.asarray(level) < 0 for level in levels)
     tc &= wt
     et = tc & ~third if config.architecture == "ordered" else tc & third
-    assert len(REGIONS) == 3
     return np.stack([wt, tc, et])

@@ -21,10 +21,11 @@ from torch import nn
 from label_gan import lesion_size
 from label_gan.config import Config
 from label_gan.distance_maps import labels_on, levels_of
-from label_gan.shape import ED, NONE, Shape
+from label_gan.shape import Shape
 from synth.base.errors import SynthError
 from synth.base.seeding import generator
 from synth.checkpoints import checkpoint
+from synth.data.labels import ED, NONE
 
 TRIES = 64
 SMALLEST_SHARE = 0.02

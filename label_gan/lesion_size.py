@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from label_gan.shape import ED, ET, NCR, NONE
+from synth.data.labels import ED, ET, NCR, NONE
 
 LENGTH = 6
 LOG_VOLUME, TC_IN_WT, ET_IN_TC = 0, 1, 2

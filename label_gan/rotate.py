@@ -8,7 +8,8 @@ import numpy as np
 from scipy import ndimage
 from scipy.spatial.transform import Rotation
 
-from label_gan.shape import ED, ET, NCR, Shape, signed_distance
+from label_gan.shape import Shape, signed_distance
+from synth.data.labels import ED, ET, NCR
 
 FAR = 1e3  # voxels; stands for the surface of a region that is not there
 

@@ -9,12 +9,8 @@ import numpy as np
 from scipy import ndimage
 
 from synth.base.errors import SynthError
-from synth.data.case import require_scheme, scheme_regions
+from synth.data.labels import from_regions, region, regions_of
 
-NONE, NCR, ED, ET = 0, 1, 2, 3
-"""The numbers of brats2023, whatever the source's scheme."""
-REGIONS = {"WT": (NCR, ED, ET), "TC": (NCR, ET), "ET": (ET,)}
-"""Outer regions first: each holds the next."""
 SMOOTHING = 0.5
 """Gaussian over the distances before they are read, in voxels of the grid they are read from, or
 of a coarser one they are read on. At 0.5 sphericity at 1.4 mm is what it was at 2.8 mm (0.73), at 0
@@ -34,11 +30,11 @@ class Shape:
 
     def regions(self) -> np.ndarray:  # (3, X, Y, Z)
         """Return the masks of WT, TC and ET."""
-        return np.stack([np.isin(self.labels, numbers) for numbers in REGIONS.values()])
+        return regions_of(self.labels)
 
-    def volume_ml(self, region: str = "WT") -> float:
+    def volume_ml(self, name: str = "WT") -> float:
         """Return the volume of a region."""
-        return float(np.isin(self.labels, REGIONS[region]).sum()) * self.spacing_mm**3 / 1000
+        return float(region(self.labels, "brats2023", name).sum()) * self.spacing_mm**3 / 1000
 
     def resampled(self, spacing_mm: float) -> Shape:
         """Return the shape on a grid of another spacing: smooth, nested, with the same volumes.
@@ -71,31 +67,6 @@ class Shape:
         (box,) = ndimage.find_objects((self.labels > 0).astype(np.uint8))
         labels = np.pad(self.labels[box], margin)
         return Shape(labels=labels, spacing_mm=self.spacing_mm, source=self.source)
-
-
-def from_case(labels: np.ndarray, scheme: str, *, name: str = "labels") -> np.ndarray:
-    """Return a case's label map in our numbers; a label outside WT (a resection cavity) is none."""
-    require_scheme(labels, scheme, name=name)
-    regions = scheme_regions(scheme)
-    masks = [np.isin(labels, regions[name]) for name in REGIONS]
-    return from_regions(np.stack(masks))
-
-
-def to_scheme(labels: np.ndarray, scheme: str) -> np.ndarray:
-    """Return our label map in the numbers of a scheme; where it splits a class, the lowest one."""
-    wt, tc, et = (set(scheme_regions(scheme)[name]) for name in REGIONS)
-    table = np.zeros(4, np.uint8)
-    table[[NCR, ED, ET]] = min(tc - et), min(wt - tc), min(et)
-    return table[labels]
-
-
-def from_regions(regions: np.ndarray) -> np.ndarray:  # (3, X, Y, Z) → (X, Y, Z)
-    """Return labels of WT, TC and ET masks; what lies outside its outer region is dropped."""
-    wt, tc, et = np.logical_and.accumulate(regions.astype(bool), axis=0)
-    labels = np.where(wt, ED, NONE).astype(np.uint8)
-    labels[tc] = NCR
-    labels[et] = ET
-    return labels
 
 
 def signed_distance(mask: np.ndarray, spacing_mm: float = 1.0) -> np.ndarray:

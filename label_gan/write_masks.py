@@ -9,14 +9,14 @@ from typing import Any
 import numpy as np
 
 from label_gan import generate
-from label_gan.shape import Shape, to_scheme
+from label_gan.shape import Shape
 from synth.base.devices import pick
 from synth.base.files import write_json
 from synth.base.manifest import manifest
 from synth.checkpoints.checkpoint import read_metadata
-from synth.data.case import scheme_regions
+from synth.data.labels import scheme_regions, to_scheme
 from synth.data.volume import Volume
-from synth.jobs.cases import run_batch
+from synth.jobs.cases import Output, run_cases
 
 
 def write_drawings(
@@ -41,6 +41,7 @@ def write_drawings(
         force: draw those again that are there.
     """
     scheme_regions(scheme)
+    settings = {**wish, "scheme": scheme}
     loaded = generate.load(model, pick(device))
     marks = read_metadata(model).get("patients")
     behind = {"donors": [], "patients": marks or [], "unmarked": ["label_gan"] * (marks is None)}
@@ -48,20 +49,20 @@ def write_drawings(
     def target(number: int) -> Path:
         return out / f"label-{number:05d}-seg.nii.gz"
 
+    def record(number: int) -> Path:
+        return out / "records" / f"label-{number:05d}.json"
+
     def work(number: int) -> str:
         ((shape, facts),) = generate.draw(loaded, 1, first=number, **wish)
         made = {"source": shape.source, "volume_ml": round(shape.volume_ml(), 3), **facts, **behind}
-        record = manifest("masks", {**wish, "scheme": scheme}, [loaded.path], **made)
-        write_json(out / "records" / f"label-{number:05d}.json", record)
+        write_json(record(number), manifest("masks", settings, [loaded.path], **made))
         centred(shape, scheme).save(target(number))  # last: its presence means done
         return f"{shape.volume_ml():.1f} ml"
 
-    return run_batch(
-        numbers,
-        work,
-        name=lambda number: f"label-{number:05d}",
-        done=lambda number: not force and target(number).exists(),
-    )
+    def outputs(number: int) -> list[Output]:
+        return [Output(path=target(number), record=record(number), settings=settings)]
+
+    return run_cases(numbers, work, outputs, name=lambda number: f"label-{number:05d}", force=force)
 
 
 def centred(shape: Shape, scheme: str) -> Volume:

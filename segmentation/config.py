@@ -10,7 +10,6 @@ from typing import Any, Literal
 from synth.base.errors import SynthError
 from synth.training.config import TrainConfig
 
-REGIONS = ("WT", "TC", "ET")  # the output channels, in this order
 CONTRASTS = 4  # t1n, t1c, t2w, t2f, in this order
 
 Network = Literal[

@@ -16,12 +16,13 @@ import torch
 from torch import Tensor
 
 from segmentation.augment import AIR, cut, flipped, varied, warp, warped
-from segmentation.config import REGIONS, Config
+from segmentation.config import Config
 from synth.base.errors import SynthError
 from synth.base.seeding import mix
 from synth.data.cache import ArrayCache, Arrays, fingerprint
-from synth.data.case import MODALITIES, Case, region
+from synth.data.case import MODALITIES, Case
 from synth.data.check import require_brain
+from synth.data.labels import REGIONS, regions_of
 from synth.data.prepare import Frame, prepare
 from synth.data.volume import Volume
 
@@ -122,7 +123,7 @@ class SegmentationData:
             if case.id in error.message:
                 raise
             raise SynthError(f"{case.id}: {error.message}", hint=error.hint) from error
-        native = np.stack([region(labels.data[0], case.scheme, name) for name in REGIONS])
+        native = regions_of(labels.data[0], case.scheme)
         regions = frame.bring(native, nearest=True)
         self._require_left(case, native, regions)
         arrays = {"image": image, "regions": regions}

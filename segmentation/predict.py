@@ -17,7 +17,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from segmentation.augment import AIR
-from segmentation.config import REGIONS, Config
+from segmentation.config import Config
+from synth.data.labels import REGIONS
 
 SIGMA = 0.125  # of the window's edge
 FAINTEST = 1e-3  # of the largest weight: far from every centre, the division stays exact

@@ -13,13 +13,14 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from segmentation import finetune, optimizers
-from segmentation.config import FROM_DATA, LARGEST, REGIONS, Config
+from segmentation.config import FROM_DATA, LARGEST, Config
 from segmentation.data import SegmentationData
 from segmentation.losses import LOSSES, supervised
 from segmentation.predict import probabilities
 from synth.checkpoints import checkpoint
 from synth.data.cache import ArrayCache
 from synth.data.case import MODALITIES, Case
+from synth.data.labels import REGIONS
 from synth.data.volume import Volume
 from synth.metrics.overlap import dice
 from synth.training.recipe import Writer

@@ -8,17 +8,8 @@ import numpy as np
 import pytest
 
 from synth.base.errors import SynthError
-from synth.data.case import (
-    MODALITIES,
-    SCHEMES,
-    Case,
-    discover,
-    guess_scheme,
-    region,
-    require_scheme,
-    require_unique,
-    split_name,
-)
+from synth.data.case import MODALITIES, Case, discover, guess_scheme, require_unique, split_name
+from synth.data.labels import SCHEMES, region, require_scheme
 from synth.data.split import Entry, Split, folds, hold_out, read_split, write_split
 
 NAMINGS = [

@@ -13,7 +13,7 @@ import pytest
 from synth.base.config import field_docs, from_dict, to_dict
 from synth.base.errors import SynthError
 from synth.cli import VERBS, function, main
-from synth.cli.parser import build
+from synth.cli.parser import build, parse_docstring
 from synth.training.config import TrainConfig
 
 ROOT = Path(__file__).parents[1]
@@ -44,10 +44,14 @@ def test_every_verb_explains_itself_without_torch(verb: str) -> None:
         [sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=False
     )
     assert answer.returncode == 0, answer.stderr
-    parameters = inspect.signature(function(verb)).parameters.values()
-    for parameter in parameters:
-        if parameter.kind is inspect.Parameter.KEYWORD_ONLY:
-            assert "--" + parameter.name.replace("_", "-") in answer.stdout
+    _, _, texts = parse_docstring(inspect.getdoc(function(verb)) or "")
+    parameters = inspect.signature(function(verb)).parameters
+    positional = [n for n, p in parameters.items() if p.kind is not inspect.Parameter.KEYWORD_ONLY]
+    flags = (texts.keys() | parameters.keys()) - {*positional, "batch", "settings"}
+    if "batch" in parameters:
+        flags |= {"begin", "end", "shard", "force"}
+    for name in flags:
+        assert "--" + name.replace("_", "-") in answer.stdout
 
 
 @pytest.mark.parametrize(
@@ -115,8 +119,6 @@ def test_a_signature_becomes_flags() -> None:
 
 
 def test_evaluate_names_all_that_it_judges() -> None:
-    from synth.cli.parser import parse_docstring
-
     summary, _, texts = parse_docstring(inspect.getdoc(function("evaluate")) or "")
     for kind in ("inpainting", "masks", "segmentation", "synthesis"):
         assert kind in texts["kind"]

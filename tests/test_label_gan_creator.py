@@ -138,7 +138,7 @@ def test_other_arguments_are_not_mixed_in(
     assert masks(cohort, tmp_path / "made", "--per-case", "1") == 0
     before = files(tmp_path / "made")
     assert masks(cohort, tmp_path / "made", "--per-case", "1", "--seed", "3") == 2
-    assert "made with other arguments: seed 0, not 3 → " in capsys.readouterr().err
+    assert "was made with seed = 0, not 3 → " in capsys.readouterr().err
     assert files(tmp_path / "made") == before
     assert masks(cohort, tmp_path / "made", "--per-case", "1", "--seed", "3", "--force") == 0
     assert files(tmp_path / "made") != before

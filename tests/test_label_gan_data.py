@@ -11,8 +11,8 @@ from label_gan.config import PRESETS, Config
 from label_gan.data import LesionData, lesions
 from label_gan.distance_maps import labels_on, levels_of
 from label_gan.lesion_size import size_of, volume_ml
-from label_gan.shape import ED, ET, NCR
 from synth.data.case import Case
+from synth.data.labels import ED, ET, NCR
 from synth.data.volume import Volume
 from tests.conftest import ball
 from tests.test_label_gan_shape import onion

@@ -14,9 +14,9 @@ from label_gan.distance_maps import labels_on, levels_of, ordered, soft_classes
 from label_gan.generate import cleaned, draw, load
 from label_gan.lesion_size import CENTRE, LENGTH, choose, smoothed, volume_ml
 from label_gan.network import OrderedGenerator, build
-from label_gan.shape import ED, REGIONS
 from synth.base.errors import SynthError
 from synth.checkpoints import checkpoint
+from synth.data.labels import ED, regions_of
 from tests.conftest import ball
 
 SMALL = Config(grid=16, latent=4, width=8, critic_width=8, sizes=32)
@@ -61,7 +61,7 @@ def test_nesting_holds_for_any_output(seed: int, architecture: str, spacing: flo
         assert (classes >= 0).all()
         assert (classes.sum(1) <= 1 + 1e-6).all()
     labels = labels_on(levels_of(maps, config), config, step_mm=1.0, spacing_mm=spacing)
-    wt, tc, et = (np.isin(labels, numbers) for numbers in REGIONS.values())
+    wt, tc, et = regions_of(labels)
     assert not (et & ~tc).any()
     assert not (tc & ~wt).any()
 

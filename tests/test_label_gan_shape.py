@@ -6,9 +6,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
 
-from label_gan.shape import ED, ET, NCR, Shape, from_case, from_regions, signed_distance, to_scheme
+from label_gan.shape import Shape, signed_distance
 from synth.base.errors import SynthError
-from synth.data.case import SCHEMES, region
+from synth.data.labels import ED, ET, NCR, SCHEMES, from_regions, region, to_classes, to_scheme
 from tests.conftest import ball
 
 
@@ -80,7 +80,7 @@ def test_signed_distance_of_a_ball() -> None:
 def test_schemes_there_and_back(scheme: str) -> None:
     ours = onion()
     theirs = to_scheme(ours, scheme)
-    assert np.array_equal(from_case(theirs, scheme), ours)
+    assert np.array_equal(to_classes(theirs, scheme), ours)
     for name, mask in zip(
         ("WT", "TC", "ET"), Shape(labels=ours, spacing_mm=1).regions(), strict=True
     ):
@@ -90,9 +90,9 @@ def test_schemes_there_and_back(scheme: str) -> None:
 def test_a_cavity_is_no_tumour_and_an_odd_label_is_refused() -> None:
     theirs = to_scheme(onion(), "brats2024")
     theirs[0, 0, 0] = 4
-    assert from_case(theirs, "brats2024")[0, 0, 0] == 0
+    assert to_classes(theirs, "brats2024")[0, 0, 0] == 0
     with pytest.raises(SynthError, match="label 4 is outside the scheme brats2023"):
-        from_case(theirs, "brats2023")
+        to_classes(theirs, "brats2023")
 
 
 @settings(max_examples=25, deadline=None)

@@ -22,7 +22,7 @@ import pytest
 from scipy import ndimage
 
 from synth.checkpoints.checkpoint import read_metadata
-from synth.cli import VERBS, _settings, function, main
+from synth.cli import VERBS, function, main, settings_of
 from synth.cli.parser import build
 from synth.data.split import read_split
 from synth.data.volume import Volume
@@ -212,7 +212,8 @@ def parse(words: list[str]) -> None:
         words = words[: words.index("--")]
     verb, *rest = words
     work = function(verb)
-    build(work, prog=f"synth {verb}", settings=_settings(VERBS[verb], rest)).parse(rest)
+    settings = settings_of(verb, rest)
+    build(work, prog=f"synth {verb}", settings=settings).parse(rest)
 
 
 @pytest.mark.parametrize(("where", "line"), sorted(set(MODES)))
@@ -249,7 +250,8 @@ def test_the_split_of_the_page_is_read(tmp_path: Path) -> None:
 
 
 def test_the_tables_are_those_of_the_code() -> None:
-    from synth.data.case import FOLDERS, SCHEMES, SUFFIXES
+    from synth.data.case import FOLDERS, SUFFIXES
+    from synth.data.labels import SCHEMES
 
     text = (ROOT / "docs/data.md").read_text(encoding="utf-8")
     assert [s for s in SUFFIXES if f"`{s}`" not in text] == []

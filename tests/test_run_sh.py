@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from synth.cli import VERBS, _settings, function
+from synth.cli import function, settings_of
 from synth.cli.parser import Parser, build
 
 ROOT = Path(__file__).parents[1]
@@ -163,7 +163,8 @@ def verbs() -> dict[str, tuple[list[str], list[str]]]:
 
 def parser_of(words: list[str]) -> Parser:
     work = function(words[0])
-    return build(work, prog="synth", settings=_settings(VERBS[words[0]], words[1:]))
+    settings = settings_of(words[0], words[1:])
+    return build(work, prog="synth", settings=settings)
 
 
 @pytest.mark.parametrize("mode", verbs())

@@ -14,7 +14,6 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-import ddpm_lora.write_samples as made_module
 from ddpm_lora.config import PRESETS
 from synth.base.files import file_hash, read_json, write_json
 from synth.cli import main
@@ -48,7 +47,7 @@ def quick_montage(rows, path: Path, **words) -> Path:
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(made_module, "montage", quick_montage)
+    monkeypatch.setattr("synth.pictures.montage.montage", quick_montage)
 
 
 def plt_read(path: Path) -> np.ndarray:
@@ -107,7 +106,7 @@ def test_what_is_written(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(made_module, "montage", montage)
+    monkeypatch.setattr("synth.pictures.montage.montage", montage)
     data, out = cohort(tmp_path / "data", 1), tmp_path / "out"
     words = ["sample", str(data), "--model", str(model), "-o", str(out), "--steps", "1"]
     assert main(words) == 0
@@ -136,7 +135,7 @@ def test_what_is_written(
     assert main(words) == 0
     assert "0 made, 1 already there" in capsys.readouterr().err
     assert main([*words, "--seed", "5"]) == 2
-    assert "drawn with other arguments: seed 0, not 5" in capsys.readouterr().err
+    assert "was made with seed = 0, not 5" in capsys.readouterr().err
     assert made(out) == before
     assert main([*words, "--seed", "5", "--force"]) == 0
     assert made(out) != before

@@ -18,16 +18,17 @@ from torch import Tensor, nn
 
 import segmentation.inference.write_segmentations as written_module
 import segmentation.network
-from segmentation.config import REGIONS, Config
+from segmentation.config import Config
 from segmentation.data import prepared
 from segmentation.inference.postprocess import Postprocessing
 from segmentation.inference.segment import Plan, load, scans_of, segment
 from segmentation.predict import probabilities
-from synth.base.files import file_hash, read_json
+from synth.base.files import atomic_path, file_hash, read_json
 from synth.checkpoints import checkpoint
 from synth.cli import function, main
 from synth.cli.parser import build
-from synth.data.case import MODALITIES, Case, discover, region
+from synth.data.case import MODALITIES, Case, discover
+from synth.data.labels import REGIONS, region
 from synth.data.split import Entry, Split, write_split
 from synth.data.volume import Volume
 from synth.pictures.montage import montage
@@ -74,14 +75,15 @@ def save_model(folder: Path, model: nn.Module | None = None, **settings) -> Path
 
 def quick_montage(rows, path: Path, **words) -> Path:
     """matplotlib takes longer than all the rest."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(b"".join(np.ascontiguousarray(p).tobytes() for row in rows for p in row))
+    with atomic_path(path) as temporary:
+        pixels = (np.ascontiguousarray(p).tobytes() for row in rows for p in row)
+        temporary.write_bytes(b"".join(pixels))
     return path
 
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(written_module, "montage", quick_montage)
+    monkeypatch.setattr("synth.pictures.montage.montage", quick_montage)
     monkeypatch.setattr(segmentation.network, "build", lambda config: Cut())
 
 
@@ -175,7 +177,7 @@ def test_what_is_written(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(written_module, "montage", montage)
+    monkeypatch.setattr("synth.pictures.montage.montage", montage)
     data, out = cohort(tmp_path / "data", 1), tmp_path / "out"
     words = ["segment", str(data), "-o", str(out), "--models", str(model), "--probabilities"]
     assert main([*words, "--thresholds", "0.5", "0.5", "0.7", "--min-ml", "0.002"]) == 0

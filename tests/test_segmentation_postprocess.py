@@ -10,12 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
 
-from segmentation.config import REGIONS
 from segmentation.inference.ensemble import ensemble, weights_of
-from segmentation.inference.postprocess import Postprocessing, classes, filtered, labels, settle
+from segmentation.inference.postprocess import Postprocessing, filtered, settle
 from synth.base.config import from_dict, to_dict
 from synth.base.errors import SynthError
-from synth.data.case import SCHEMES, region
+from synth.data.labels import REGIONS, SCHEMES, from_regions, region, to_scheme
 
 ML = 0.001  # a voxel of 1 mm
 SHAPE = (20, 20, 20)
@@ -128,7 +127,7 @@ def test_too_little_enhancing_tumour_becomes_core() -> None:
     whole, core, enhancing = settle(p, rules, ML)
     assert enhancing.sum() == 0
     assert core.sum() == 4 * 6 * 6 + 8
-    assert (classes(np.stack([whole, core, enhancing]))[4:6, 4:6, 4:6] == 1).all()
+    assert (from_regions(np.stack([whole, core, enhancing]))[4:6, 4:6, 4:6] == 1).all()
     assert settle(p, replace(rules, small_et_ml=0.008), ML)[2].sum() == 8
     # What it becomes is judged as core, not kept for what it was.
     lost = settle(p, replace(rules, min_ml=(0, 1, 0)), ML)
@@ -162,7 +161,7 @@ def test_whatever_the_rules_regions_are_nested(seed, min_ml, min_probability, mo
 @pytest.mark.parametrize("scheme", SCHEMES)
 def test_labels_of_a_scheme_are_the_regions(scheme: str) -> None:
     regions = settle(random_probabilities(3), Postprocessing(), ML)
-    written = labels(regions, scheme)
+    written = to_scheme(from_regions(regions), scheme)
     for name, mask in zip(REGIONS, regions, strict=True):
         assert np.array_equal(region(written, scheme, name), mask)
     if scheme == "brats2024":

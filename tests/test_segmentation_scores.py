@@ -9,7 +9,7 @@ import pytest
 from scipy import ndimage
 
 from synth.base.errors import SynthError
-from synth.data.case import SCHEMES
+from synth.data.labels import SCHEMES
 from synth.evaluate.segmentation_scores import (
     CONVENTIONS,
     METRICS,

@@ -21,7 +21,7 @@ import pytest
 from synth.base.errors import SynthError
 from synth.cli import function, main
 from synth.cli.parser import build
-from synth.data import folds
+from synth.data import split as folds
 from synth.data.case import Case, discover
 from synth.data.split import Entry, Split, read_split, write_split
 from synth.evaluate.quality_filter import read_kept

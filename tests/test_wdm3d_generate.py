@@ -200,7 +200,7 @@ def test_what_was_made_otherwise_is_not_taken_for_done(
     assert "was made with seed = 0, not 7" in capsys.readouterr().err
     other = save_model(tmp_path / "other", spacing_mm=2.0)
     assert main([*words[:-1], str(other)]) == 2
-    assert "was made with weights" in capsys.readouterr().err
+    assert "was made with other weights" in capsys.readouterr().err
     mask = next(data.rglob("BraTS-GLI-00002-000-mask.nii.gz"))
     smaller = Volume.load_mask(mask)
     smaller.data[:, :, :, smaller.data.any((0, 1, 2)).argmax()] = False

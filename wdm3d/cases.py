@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from synth.base.errors import SynthError
-from synth.data.case import Case, guess_scheme, region, split_name
+from synth.data.case import Case, guess_scheme, split_name
+from synth.data.labels import region
 from synth.data.tumour_mask import dilated_tumour
 from synth.data.volume import Volume
 from wdm3d.data import load_images

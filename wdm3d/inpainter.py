@@ -14,7 +14,7 @@ import torch
 from synth.base.devices import pick
 from synth.base.errors import SynthError
 from synth.data.case import Case, discover, require_unique
-from synth.jobs.cases import run_batch
+from synth.jobs.cases import Output, run_cases
 from wdm3d.cases import case_of, hole_of, scans_of
 from wdm3d.config import SamplerOptions
 from wdm3d.generate import inpaint, load
@@ -67,9 +67,7 @@ class Inpainter:
         def work(case: Case) -> str:
             return str(self._fill(case, targets[case.id]))
 
-        failed = run_batch(
-            cases, work, name=lambda case: case.id, done=lambda case: targets[case.id].exists()
-        )
+        failed = run_cases(cases, work, lambda case: [Output(path=targets[case.id])])
         if failed:
             raise SynthError(
                 f"{failed} of {len(cases)} cases could not be filled",

@@ -6,15 +6,8 @@ where it was, and its files do not depend on chunks, workers or kills.
 
 from __future__ import annotations
 
-import contextlib
-import json
-import logging
-import multiprocessing
-import os
 import shutil
-from collections.abc import Callable, Generator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,13 +18,11 @@ from label_gan.placing.lesion_pool import ShapeSource
 from label_gan.placing.location_prior import heat_map
 from label_gan.placing.place_lesions import Made, Plan, make, scene_of
 from synth.base.errors import SynthError
-from synth.base.files import file_hash, read_json, write_json
+from synth.base.files import atomic_folder, file_hash, read_json, write_json
 from synth.base.manifest import manifest
 from synth.data.case import Case, split_name
 from synth.data.split import TRAIN_ONLY, Entry, Split, patient_marks, write_split
-from synth.jobs.cases import run_batch
-
-log = logging.getLogger(__name__)
+from synth.jobs.cases import Output, run_cases
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -48,7 +39,7 @@ class Creator:
     heat: Mapping[int | None, np.ndarray]
     """Location priors; empty for none."""
     arguments: Mapping[str, Any]
-    """What the files depend on, as JSON values, for the records."""
+    """What the files depend on, for the records."""
     trained_on: Sequence[str] | None = None
     """Marks of the patients whom the shape model has seen; None: it does not say."""
 
@@ -56,17 +47,6 @@ class Creator:
         """Where the records of a case's offspring are."""
         names = [f"{case.id}-{self.plan.kind}{i:02d}" for i in range(self.per_case)]
         return [self.out / "records" / f"{name}.json" for name in names]
-
-    def is_done(self, case: Case) -> bool:
-        """Whether every new case of this one is there, made with the same arguments."""
-        found = [read_json(path) for path in self.records(case) if path.exists()]
-        for record in found:
-            if record["arguments"] != self.arguments:
-                raise SynthError(
-                    f"{self.out} holds cases made with other arguments: {_differing(record, self)}",
-                    hint="repeat those, choose another folder, or --force to make them again",
-                )
-        return len(found) == self.per_case and not _all_gave_up(found)
 
     def work(self, case: Case) -> str:
         """Make the new cases of one case; those that are there already are kept."""
@@ -86,7 +66,7 @@ class Creator:
             kept.append({"case": made.id, "fold": fold, **made.record, **behind, **facts})
             write_json(path, kept[-1])
         gave_up = [record["gave_up"] for record in kept if record["gave_up"]]
-        if _all_gave_up(kept):
+        if len(gave_up) == len(kept):
             raise SynthError(
                 gave_up[0], hint="nothing fits this brain; smaller shapes may: --volume-ml"
             )
@@ -142,86 +122,30 @@ def creator_of(
         trained_on = read_metadata(shapes["model"]).get("patients")
     return Creator(
         out=out, plan=plan, per_case=per_case, folds=folds, shapes=sources, heat=heat,
-        arguments=json.loads(json.dumps(arguments)), trained_on=trained_on,
+        arguments=arguments, trained_on=trained_on,
     )  # fmt: skip
-
-
-def _all_gave_up(records: Sequence[Mapping[str, Any]]) -> bool:
-    return all(record["gave_up"] for record in records)
-
-
-def _differing(record: Mapping[str, Any], creator: Creator) -> str:
-    now = creator.arguments
-    keys = [k for k in now if record["arguments"].get(k) != now[k]]
-    return ", ".join(f"{k} {record['arguments'].get(k)}, not {now[k]}" for k in keys)
 
 
 def write(made: Made, folder: Path) -> None:
     """Write a made case; its folder appears complete, in place of what may be there."""
-    hidden = folder.with_name(f".{folder.name}.part")
-    try:
-        shutil.rmtree(hidden, ignore_errors=True)  # what a killed run left
-        hidden.mkdir(parents=True)
+    with atomic_folder(folder) as temporary:
         for suffix, volume in made.volumes.items():
-            volume.save(hidden / f"{made.id}-{suffix}.nii.gz")
+            volume.save(temporary / f"{made.id}-{suffix}.nii.gz")
         for suffix, path in made.copies.items():
             ending = ".nii.gz" if path.name.endswith(".nii.gz") else ".nii"
-            shutil.copyfile(path, hidden / f"{made.id}-{suffix}{ending}")
-        if folder.exists():
-            shutil.rmtree(folder)
-        os.replace(hidden, folder)
-    except OSError as error:
-        raise SynthError(
-            f"{folder}: cannot write: {error.strerror or error}",
-            hint="check the free space and your permission on that folder",
-        ) from error
+            shutil.copyfile(path, temporary / f"{made.id}-{suffix}{ending}")
 
 
-def create(creator: Creator, cases: Sequence[Case], *, workers: int = 1) -> int:
+def create(
+    creator: Creator, cases: Sequence[Case], *, workers: int = 1, force: bool = False
+) -> int:
     """Make the new cases of all cases, over several processes; return how many failed."""
-    missing = [case for case in cases if not creator.is_done(case)]
-    wanted = {case.id for case in missing}
-    with _workers(creator, missing, workers) as work:
-        return run_batch(
-            cases, work, name=lambda case: case.id, done=lambda case: case.id not in wanted
-        )
 
+    def outputs(case: Case) -> list[Output]:
+        records = creator.records(case)
+        return [Output(path=path, record=path, settings=creator.arguments) for path in records]
 
-@contextlib.contextmanager
-def _workers(
-    creator: Creator, cases: Sequence[Case], workers: int
-) -> Generator[Callable[[Case], str]]:
-    """Yield what makes a case: here, or by waiting for the process that does."""
-    workers = min(workers or os.cpu_count() or 1, len(cases))
-    if workers <= 1:
-        yield creator.work
-        return
-    # A forked child inherits torch's locked thread pool and hangs; a spawned one starts clean.
-    with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:
-        jobs = {case.id: pool.submit(_work, creator, case) for case in cases}
-        try:
-            yield lambda case: _said(jobs[case.id].result())
-        except BrokenProcessPool as error:
-            raise SynthError(
-                "a worker process died, most likely for want of memory",
-                hint="rerun with fewer --workers; finished cases are kept",
-            ) from error
-        finally:
-            pool.shutdown(wait=True, cancel_futures=True)
-
-
-def _work(creator: Creator, case: Case) -> tuple[str, str, str]:
-    try:
-        return creator.work(case), "", ""
-    except SynthError as error:
-        return "", error.message, error.hint
-
-
-def _said(answer: tuple[str, str, str]) -> str:
-    said, problem, hint = answer
-    if problem:
-        raise SynthError(problem, hint=hint)
-    return said
+    return run_cases(cases, creator.work, outputs, workers=workers, force=force)
 
 
 def augmented_split(split: Split, out: Path, root: Path) -> Path:

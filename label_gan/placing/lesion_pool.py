@@ -11,9 +11,10 @@ from typing import Any
 import numpy as np
 from scipy import ndimage
 
-from label_gan.shape import ED, Shape, from_case
+from label_gan.shape import Shape
 from synth.base.errors import SynthError
 from synth.data.case import Case
+from synth.data.labels import ED, to_classes
 from synth.data.placement import ANY_NEIGHBOUR
 from synth.data.prepare import SAME_SPACING
 from synth.data.tumour_mask import MIN_COMPONENT_MM3
@@ -100,7 +101,7 @@ def _lesions(
     try:
         if seg is not None:
             volume = Volume.load_labels(seg)
-            labels = from_case(volume.data[0], scheme, name=str(seg))
+            labels = to_classes(volume.data[0], scheme, name=str(seg))
             smallest = MIN_COMPONENT_MM3 / 1000 / volume.voxel_ml
             shapes += _parts(labels, volume.spacing_mm, smallest, f"{name} tumour")
         if healthy is not None:

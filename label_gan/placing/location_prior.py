@@ -8,7 +8,8 @@ import numpy as np
 from scipy import ndimage
 
 from synth.base.errors import SynthError
-from synth.data.case import MODALITIES, Case, region
+from synth.data.case import MODALITIES, Case
+from synth.data.labels import region
 from synth.data.placement import ANY_NEIGHBOUR
 from synth.data.prepare import brain_mask
 from synth.data.tumour_mask import MIN_COMPONENT_MM3

@@ -17,11 +17,11 @@ from label_gan.placing.lesion_pool import ShapeSource
 from label_gan.placing.location_prior import weights
 from label_gan.placing.mass_effect import came_from, displaced
 from label_gan.rotate import turned
-from label_gan.shape import ED, to_scheme
 from synth.base.errors import SynthError
 from synth.base.seeding import mix
 from synth.data.case import MODALITIES, Case
 from synth.data.check import require_brain
+from synth.data.labels import ED, to_scheme
 from synth.data.placement import Site, find, put, site
 from synth.data.prepare import background_of
 from synth.data.tumour_mask import tumour_mask

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from segmentation.comparison.trainings import BASE, Study, described, rows_of
-from synth.base.files import atomic_path, write_json
+from synth.base.files import write_json, write_text
 from synth.base.manifest import git_commit, versions
 from synth.evaluate.comparison import ArmComparison, as_json, compare, contrast_rows
 from synth.evaluate.comparison_endpoints import PRIMARY, Endpoint, pair
@@ -104,5 +104,4 @@ def _write_tables(
             f"Mean rank, as BraTS ranks: {ranks}; p of the difference {own.rank_p:.2g}.",
             markdown_table(contrast_rows([own.primary, *own.secondary])),
         ]
-    with atomic_path(path) as temporary:
-        temporary.write_text("\n\n".join(parts) + "\n", encoding="utf-8")
+    write_text(path, "\n\n".join(parts) + "\n")

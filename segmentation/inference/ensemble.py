@@ -6,8 +6,8 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from segmentation.config import REGIONS
 from synth.base.errors import SynthError
+from synth.data.labels import REGIONS
 
 
 def weights_of(words: Sequence[str | float], models: int) -> np.ndarray:  # (models, 3)

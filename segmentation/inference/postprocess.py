@@ -13,9 +13,8 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import ndimage
 
-from segmentation.config import REGIONS
 from synth.base.errors import SynthError
-from synth.data.case import scheme_regions
+from synth.data.labels import REGIONS
 
 CONNECTED = np.ones((3, 3, 3), bool)  # 26 neighbours, as the challenge counts lesions
 
@@ -117,24 +116,3 @@ def filtered(
         ranked = order[kept[order]]
         kept[ranked[max(most, int(needed.sum())) :]] = False
     return np.concatenate([[False], kept])[parts]
-
-
-def classes(regions: np.ndarray) -> np.ndarray:  # (X, Y, Z) uint8
-    """Return 1 necrotic core, 2 oedema, 3 enhancing tumour from nested regions WT, TC, ET."""
-    whole, core, enhancing = regions
-    result = np.where(whole, 2, 0)
-    result[core] = 1
-    result[enhancing] = 3
-    return result.astype(np.uint8)
-
-
-def labels(regions: np.ndarray, scheme: str) -> np.ndarray:  # (X, Y, Z) int16
-    """Write nested regions WT, TC, ET in the numbers of a scheme.
-
-    PED has two kinds of core that do not enhance; the first, NET, stands for both. A resection
-    cavity is outside the tumour, so none is written.
-    """
-    whole, core, enhancing = (set(scheme_regions(scheme)[name]) for name in REGIONS)
-    numbers = np.zeros(4, np.int16)
-    numbers[1], numbers[2], numbers[3] = min(core - enhancing), min(whole - core), min(enhancing)
-    return numbers[classes(regions)]

@@ -20,15 +20,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from segmentation.config import REGIONS, Config
+from segmentation.config import Config
 from segmentation.data import prepared
 from segmentation.inference.ensemble import ensemble, weights_of
-from segmentation.inference.postprocess import Postprocessing, labels, settle
+from segmentation.inference.postprocess import Postprocessing, settle
 from segmentation.predict import probabilities
 from synth.base.errors import SynthError
 from synth.checkpoints import checkpoint
 from synth.checkpoints.checkpoint import Checkpoint
 from synth.data.case import MODALITIES, Case
+from synth.data.labels import REGIONS, from_regions, to_scheme
 from synth.data.prepare import Frame
 from synth.data.volume import Volume
 
@@ -122,7 +123,7 @@ def segment(
     regions = settle(found, plan.rules, grid.voxel_ml)
     volumes = regions.sum(axis=(1, 2, 3)) * grid.voxel_ml
     return Segmented(
-        labels=grid.with_data(labels(regions, scheme)),
+        labels=grid.with_data(to_scheme(from_regions(regions), scheme)),
         regions=regions,
         probabilities=grid.with_data(found),
         facts={

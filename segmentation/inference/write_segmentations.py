@@ -16,27 +16,19 @@ from typing import Any
 
 import numpy as np
 
-from segmentation.config import REGIONS
 from segmentation.inference.ensemble import weights_of
-from segmentation.inference.postprocess import classes
 from segmentation.inference.segment import Plan, Segmented, scans_of, segment
 from synth.base.config import to_dict
 from synth.base.errors import SynthError
-from synth.base.files import file_hash, read_json, write_json
+from synth.base.files import file_hash, write_json
 from synth.base.manifest import manifest
 from synth.checkpoints.checkpoint import Checkpoint
 from synth.data.case import MODALITIES, Case, require_unique, split_name
+from synth.data.labels import REGIONS, from_regions
 from synth.data.prepare import brain_mask
 from synth.data.volume import Volume
-from synth.jobs.cases import run_batch
-from synth.pictures.montage import (
-    LABEL_COLOURS,
-    PLANES,
-    Overlay,
-    display_planes,
-    montage,
-    square_around,
-)
+from synth.jobs.cases import Output, run_cases
+from synth.pictures.montage import tumour_planes
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -52,64 +44,44 @@ class Writer:
     """Make finished cases again."""
 
     @cached_property
-    def settings(self) -> dict[str, Any]:
-        """What the answer depends on besides the scans, as JSON values."""
+    def _settings(self) -> dict[str, Any]:
         hashes = [file_hash(model.path) for model in self.models]
         weights = weights_of(self.plan.weights, len(self.models)).tolist()
         plan = {**to_dict(self.plan), "weights": weights}
         return {"models": hashes, **plan, "probabilities": self.probabilities}
 
+    def settings(self, case: Case) -> dict[str, Any]:
+        """Return what the answer depends on besides the scans."""
+        return {**self._settings, "scheme": case.scheme}
+
     def target(self, case: Case) -> Path:
         """Return where the labels of a case go."""
         return self.out / f"{case.id}-seg.nii.gz"
 
-    def record(self, case: Case) -> Path:
-        """Return where the record of a case goes."""
-        return self.out / "records" / f"{case.id}.json"
-
-    def is_done(self, case: Case) -> bool:
-        """Whether a case is segmented; refuse what was made otherwise or by others."""
-        target, record = self.target(case), self.record(case)
-        if not target.exists():
-            return False
-        if not record.exists():
+    def outputs(self, case: Case) -> list[Output]:
+        """Return where the labels of a case go, and their record; refuse to replace others'."""
+        path, record = self.target(case), self.out / "records" / f"{case.id}.json"
+        if path.exists() and not record.exists():
             raise SynthError(
-                f"{target} is there, and `synth segment` did not write it",
+                f"{path} is there, and `synth segment` did not write it",
                 hint="choose another --out",
             )
-        if self.force:
-            return False
-        then = read_json(record)
-        own = {**self.settings, "scheme": case.scheme}
-        for name, value in own.items():
-            if (made := then["arguments"].get(name)) != value:
-                shown = "other models" if name == "models" else f"{name} = {made}, not {value}"
-                raise SynthError(
-                    f"{target} was made with {shown}",
-                    hint="--force makes it again; or choose another --out",
-                )
-        if then["inputs"] != {path.name: file_hash(path) for path in _sources(case)}:
-            raise SynthError(
-                f"{target} was made from other files: {', '.join(then['inputs'])}",
-                hint="--force makes it again; or choose another --out",
-            )
-        return True
+        return [Output(path=path, record=record, settings=self.settings(case),
+                       inputs=lambda: _sources(case))]  # fmt: skip
 
     def work(self, case: Case) -> str:
         """Segment a case and write its files; return what to say of it."""
         require_unique([case])
         scans = scans_of(case)
         found = segment(scans, models=self.models, plan=self.plan, scheme=case.scheme)
-        _remove(self.target(case))  # it would vouch for another record
         if self.probabilities:
             for name, channel in zip(REGIONS, found.probabilities.data, strict=True):
                 path = self.out / "probabilities" / f"{case.id}-{name.lower()}.nii.gz"
                 found.probabilities.with_data(channel).save(path)
         picture(self.out / "pictures" / f"{case.id}.png", scans, found, title=case.id)
-        arguments = {**self.settings, "scheme": case.scheme}
         names = {"model_paths": [str(model.path) for model in self.models]}
-        record = manifest("segment", arguments, _sources(case), **names, **found.facts)
-        write_json(self.record(case), record)
+        record = manifest("segment", self.settings(case), _sources(case), **names, **found.facts)
+        write_json(self.out / "records" / f"{case.id}.json", record)
         found.labels.save(self.target(case))
         sizes = ", ".join(f"{region} {ml:g} ml" for region, ml in found.facts["ml"].items())
         return f"{sizes}, {found.facts['seconds']} s"
@@ -117,7 +89,7 @@ class Writer:
 
 def segment_all(writer: Writer, cases: Sequence[Case]) -> int:
     """Segment every case that is not done; return how many failed."""
-    return run_batch(cases, writer.work, name=lambda case: case.id, done=writer.is_done)
+    return run_cases(cases, writer.work, writer.outputs, force=writer.force)
 
 
 def only_scans(cases: Sequence[Case], out: Path) -> list[Case]:
@@ -137,32 +109,11 @@ def only_scans(cases: Sequence[Case], out: Path) -> list[Case]:
 
 
 def picture(path: Path, scans: Mapping[str, Volume], found: Segmented, *, title: str) -> Path:
-    """Show three planes of four scans through the middle of the tumour, with its outlines."""
-    grid = scans[MODALITIES[0]]
-    head = brain_mask(grid.with_data(np.concatenate([scans[m].data for m in MODALITIES])))
-    tumour = found.regions[0]
-    places = np.argwhere(tumour if tumour.any() else head)
-    centre = [int(c) for c in np.rint(places.mean(axis=0))]
-    drawn = display_planes(grid.with_data(classes(found.regions)), centre)
-    frames = [square_around(plane) for plane in display_planes(grid.with_data(head), centre)]
-    shown = [display_planes(scans[m], centre) for m in MODALITIES]
-    rows: list[list[np.ndarray]] = []
-    overlays: dict[tuple[int, int], Overlay] = {}
-    for number, (labels, frame, *panels) in enumerate(zip(drawn, frames, *shown, strict=True)):
-        rows.append([panel[frame] for panel in panels])
-        overlays |= {(number, c): (labels[frame], LABEL_COLOURS, True) for c in range(len(panels))}
-    return montage(
-        rows, path, row_labels=PLANES, column_labels=MODALITIES, overlays=overlays, title=title
-    )
-
-
-def _remove(path: Path) -> None:
-    try:
-        path.unlink(missing_ok=True)
-    except OSError as error:
-        raise SynthError(
-            f"{path}: cannot write: {error.strerror}", hint="check your permission on that folder"
-        ) from error
+    """Show the scans of a case with outlines of its labels."""
+    head = brain_mask(next(iter(scans.values())).with_data(np.concatenate(
+        [scan.data for scan in scans.values()]
+    )))  # fmt: skip
+    return tumour_planes(scans, from_regions(found.regions), head, path, title=title, outline=True)
 
 
 def _sources(case: Case) -> list[Path]:

@@ -15,7 +15,7 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from segmentation.config import CONTRASTS, REGIONS, Config
+from segmentation.config import CONTRASTS, Config
 from segmentation.networks.cpu_convolutions import (
     depthwise,
     feed_forward,
@@ -24,6 +24,7 @@ from segmentation.networks.cpu_convolutions import (
     quick,
 )
 from segmentation.networks.segmenter import Segmenter
+from synth.data.labels import REGIONS
 
 LEVELS = 4  # resolutions of the encoder above the bottleneck; the decoder has as many
 

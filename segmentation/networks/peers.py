@@ -14,9 +14,10 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from segmentation.config import CONTRASTS, REGIONS, Config
+from segmentation.config import CONTRASTS, Config
 from segmentation.networks.segmenter import Segmenter
 from synth.base.errors import SynthError
+from synth.data.labels import REGIONS
 
 STRIDES = 4  # halvings of the U-Nets and of DynUNet
 IO: dict[str, Any] = {"in_channels": CONTRASTS, "out_channels": len(REGIONS)}

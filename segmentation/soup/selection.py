@@ -15,7 +15,6 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from segmentation.config import REGIONS
 from segmentation.data import prepared
 from segmentation.inference.postprocess import settle
 from segmentation.inference.segment import Plan, load, predicted, scans_of
@@ -25,7 +24,8 @@ from synth.base.files import file_hash
 from synth.checkpoints import checkpoint
 from synth.checkpoints.checkpoint import Checkpoint
 from synth.data.cache import ArrayCache, Arrays
-from synth.data.case import MODALITIES, Case, region
+from synth.data.case import MODALITIES, Case
+from synth.data.labels import regions_of
 from synth.data.prepare import Frame
 from synth.metrics.overlap import dice
 
@@ -64,8 +64,7 @@ class Judge:
         first.require_same_grid(labels, (MODALITIES[0], "seg"))
         image, frame = prepared([scans[m] for m in MODALITIES], self.loaded.config)
         self.frames[case.id] = frame, first.voxel_ml
-        truth = [region(labels.data[0], case.scheme, name) for name in REGIONS]
-        return {"image": image.numpy(), "truth": np.stack(truth)}
+        return {"image": image.numpy(), "truth": regions_of(labels.data[0], case.scheme)}
 
     def fingerprint(self) -> str:
         """Return what a score depends on besides the weights: network, plan, and every file."""

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import glob
 import hashlib
 import json
 import os
+import shutil
 from collections.abc import Generator
 from pathlib import Path
 from typing import Any
@@ -24,15 +26,49 @@ def atomic_path(path: Path) -> Generator[Path]:
             os.fsync(handle.fileno())
         os.replace(temporary, path)
     except OSError as error:
+        raise cannot_write(path, error) from error
+    finally:
         with contextlib.suppress(OSError):  # the folder itself may be what is missing
             temporary.unlink()
-        raise SynthError(
-            f"{path}: cannot write: {error.strerror or error}",
-            hint="check the free space and your permission on that folder",
-        ) from error
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+
+
+@contextlib.contextmanager
+def atomic_folder(folder: Path, *, replace: bool = True) -> Generator[Path]:
+    """Yield a temporary neighbour of `folder` that takes its place when the block succeeds.
+
+    With `replace` False a folder that is there by then stays: another process was faster.
+    """
+    temporary = folder.with_name(f".{folder.name}.{os.getpid()}.part")
+    try:
+        if replace:  # what killed processes left
+            for left_over in folder.parent.glob(f".{glob.escape(folder.name)}.*.part"):
+                shutil.rmtree(left_over)
+        temporary.mkdir(parents=True, exist_ok=True)
+        yield temporary
+        if replace and folder.exists():
+            shutil.rmtree(folder)
+        temporary.rename(folder)
+    except OSError as error:
+        if replace or not folder.is_dir():
+            raise cannot_write(folder, error) from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def unlink(path: Path) -> None:
+    """Delete a file, if it is there."""
+    try:
+        path.unlink(missing_ok=True)
+    except OSError as error:
+        raise cannot_write(path, error) from error
+
+
+def cannot_write(path: Path, error: OSError) -> SynthError:
+    """Return the error to raise where a path cannot be written."""
+    return SynthError(
+        f"{path}: cannot write: {error.strerror or error}",
+        hint="check the free space and your permission on that folder",
+    )
 
 
 def read_json(path: Path) -> Any:
@@ -51,8 +87,13 @@ def read_json(path: Path) -> Any:
 
 def write_json(path: Path, value: Any) -> None:
     """Write a JSON file atomically."""
+    write_text(path, json.dumps(value, indent=1) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file atomically."""
     with atomic_path(path) as temporary:
-        temporary.write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")
+        temporary.write_text(text, encoding="utf-8")
 
 
 def file_hash(path: Path) -> str:

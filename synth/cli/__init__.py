@@ -124,10 +124,10 @@ def function(verb: str) -> Callable[..., Any]:
 
 def run(verb: str, words: list[str]) -> int:
     """Parse the words of a verb and call it."""
-    from synth.cli.parser import build
+    from synth.cli.parser import build, bundled
 
     work = function(verb)
-    settings = _settings(VERBS[verb], words)
+    settings = settings_of(verb, words)
     parser = build(work, prog=f"synth {verb}", settings=settings)
     parser.add_argument("-v", "--verbose", action="store_true", help="say more")
     words, command = (
@@ -141,16 +141,18 @@ def run(verb: str, words: list[str]) -> int:
     outermost = not logging.getLogger("synth").handlers  # a verb may run others
     log.configure(1 if values.pop("verbose") else 0)
     try:
-        return int(work(**values) or 0)
+        return int(work(**bundled(work, values)) or 0)
     finally:
         if outermost:
             log.silence()
 
 
-def _settings(verb: Verb, words: list[str]) -> tuple[type, ...]:
-    if not verb.settings:
+def settings_of(verb: str, words: list[str]) -> tuple[type, ...]:
+    """Return the dataclasses whose fields are flags of the verb, too."""
+    row = VERBS[verb]
+    if not row.settings:
         return ()
-    return getattr(importlib.import_module(verb.module), verb.settings)(words)
+    return getattr(importlib.import_module(row.module), row.settings)(words)
 
 
 def _apart(words: list[str]) -> tuple[list[str], list[str]]:

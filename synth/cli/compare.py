@@ -67,7 +67,7 @@ def compare(
     from segmentation.recipe import fit_to_data
     from synth.base.devices import pick
     from synth.data.split import read_split
-    from synth.jobs.cases import chosen
+    from synth.jobs.cases import BatchOptions
 
     if device != "auto":
         pick(device)
@@ -81,7 +81,7 @@ def compare(
         device=device,
     )  # fmt: skip
     begin(study)
-    if not run(study, chosen(study.units, shard=shard)):
+    if not run(study, BatchOptions(shard=shard).share(study.units)):
         return 130  # as a stopped training: nothing to mend, the same command goes on
     left = sum(not study.scores(unit).exists() for unit in study.units)
     if left:

@@ -121,29 +121,30 @@ def split(
     import os
 
     from synth.base.errors import SynthError
-    from synth.data import folds as deal
+    from synth.data import split as splits
     from synth.data.case import discover, require_unique
-    from synth.data.split import read_split, write_split
 
     if sum(map(bool, (testing, only, join))) > 1:
         raise SynthError("--testing, --only and --join", hint="give one of them")
     if join:
-        found = deal.joined([read_split(path, data) for path in join])
+        found = splits.joined([splits.read_split(path, data) for path in join])
     elif split is not None:
-        found = deal.kept_or_dealt(read_split(split, data), count=folds, sizes=sizes, seed=seed)
+        found = splits.kept_or_dealt(
+            splits.read_split(split, data), count=folds, sizes=sizes, seed=seed
+        )
     else:
         cases = [case for case in discover(data, scheme=scheme) if not case.is_made]
         require_unique(cases)
-        found = deal.deal(cases, count=folds, sizes=sizes, seed=seed)
+        found = splits.deal(cases, count=folds, sizes=sizes, seed=seed)
     if testing or only:
-        found = deal.without(found, testing) if testing else deal.only(found, only)
+        found = splits.without(found, testing) if testing else splits.only(found, only)
     root = Path(os.path.commonpath([data.resolve(), out.parent.resolve()]))
     if out.exists() and not join and not force:
-        if not deal.same_real(read_split(out, root), found):
+        if not splits.same_real(splits.read_split(out, root), found):
             raise SynthError(f"{out} is another split", hint="--force overwrites it")
     else:
-        write_split(out, found, root)
-    sizes_found = [sum(e.fold == k for e in found.training) for k in deal.folds_of(found)]
+        splits.write_split(out, found, root)
+    sizes_found = [sum(e.fold == k for e in found.training) for k in splits.folds_of(found)]
     print(
         f"{out}: folds of {', '.join(map(str, sizes_found)) or 'none'} cases, "
         f"{len(found.testing)} for testing; its paths are relative to {root}"

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from synth.base.config import did_you_mean
 from synth.base.errors import SynthError
+from synth.jobs.cases import BatchOptions
 
 if TYPE_CHECKING:
     from synth.data.case import Case
@@ -42,13 +43,10 @@ def inpaint(
     steps_scheduler: str | None = None,
     mode: str | None = None,
     noise_schedule: str | None = None,
-    begin: int = 0,
-    end: str = "end",
-    shard: str = "0/1",
+    batch: BatchOptions,
     scheme: str = "auto",
     seed: int = 0,
     device: str = "auto",
-    force: bool = False,
 ) -> int:
     """Paint healthy tissue where a mask or a tumour is; every other voxel stays bit for bit.
 
@@ -76,25 +74,21 @@ def inpaint(
         steps_scheduler: the predecessor's word for sampler and spacing.
         mode: refuse a model of another mode (it knows its own).
         noise_schedule: refuse a model of another noise schedule (it knows its own).
-        begin: first case.
-        end: case to stop before, or end.
-        shard: i/n, the i-th of n equal shares, for arrays of jobs.
         scheme: label scheme; auto goes by the case ids.
         seed: seed of every draw, together with the case's id.
         device: auto, cpu, cuda, cuda:1 …
-        force: make finished cases again.
     """
     from synth.base.devices import pick
     from synth.base.files import file_hash
-    from synth.jobs.cases import chosen, run_batch
+    from synth.jobs.cases import Output, run_cases
+    from wdm3d.cases import sources_of
     from wdm3d.generate import load
 
     solver = {"steps": steps, "sampler": sampler, "spacing": spacing}
     options = _plan(estimate, samples, solver | _scheduler(steps_scheduler))
-    last = None if end == "end" else int(end) if end.isdigit() else _bad_end(end)
     if brain is not None and not data.is_file():
         raise SynthError("--brain goes with a single scan", hint=f"{data} is not a file")
-    cases = chosen(_cases(data, mask, seg, scheme), begin=begin, end=last, shard=shard)
+    cases = batch.share(_cases(data, mask, seg, scheme))
     loaded = load(model, pick(device))
     _require_trained_as(loaded.config, model, mode, noise_schedule)
     flips = None if tta is None else 3 * tta
@@ -107,13 +101,15 @@ def inpaint(
     def target(case: Case) -> Path:
         return out / f"{case.id}-{names[0]}-inference.nii.gz"
 
-    failed = run_batch(
-        cases,
-        lambda case: _paint(case, target(case), loaded, options, names, arguments),
-        name=lambda case: case.id,
-        done=lambda case: not force and _is_made(case, target(case), names, settings),
-    )
-    return 2 if failed else 0
+    def outputs(case: Case) -> list[Output]:
+        path = target(case)
+        return [Output(path=path, record=_record(path, case), settings=settings,
+                       inputs=lambda: sources_of(case, names))]  # fmt: skip
+
+    def work(case: Case) -> str:
+        return _paint(case, target(case), loaded, options, names, arguments)
+
+    return 2 if run_cases(cases, work, outputs, force=batch.force) else 0
 
 
 def _scheduler(word: str | None) -> dict[str, str]:
@@ -155,10 +151,6 @@ def _require_trained_as(config: Any, model: Path, mode: str | None, schedule: st
             )
 
 
-def _bad_end(end: str) -> int:
-    raise SynthError(f"--end {end}", hint="a whole number, or end")
-
-
 def _cases(data: Path, mask: Path | None, seg: Path | None, scheme: str) -> list[Case]:
     from synth.data.case import discover, require_unique
     from wdm3d.cases import case_of
@@ -172,31 +164,6 @@ def _cases(data: Path, mask: Path | None, seg: Path | None, scheme: str) -> list
     if not data.is_file():
         raise SynthError("--mask and --seg go with a single scan", hint=f"{data} is not a file")
     return [case_of(data, mask=mask, seg=seg, scheme=scheme)]
-
-
-def _is_made(case: Case, target: Path, contrasts: Sequence[str], settings: dict[str, Any]) -> bool:
-    """Whether the case is done; refuse one that was made of other files or otherwise."""
-    record = _record(target, case)
-    if not target.exists() or not record.exists():
-        return target.exists()
-    import json
-
-    from synth.base.files import file_hash
-    from wdm3d.cases import sources_of
-
-    made = json.loads(record.read_text(encoding="utf-8"))
-    for name, value in settings.items():
-        if made["arguments"].get(name, value) != value:
-            raise SynthError(
-                f"{target} was made with {name} = {made['arguments'][name]}, not {value}",
-                hint="--force makes it again; or choose another --out",
-            )
-    if made["inputs"] != {path.name: file_hash(path) for path in sources_of(case, contrasts)}:
-        raise SynthError(
-            f"{target} was made from other files: {', '.join(made['inputs'])}",
-            hint="--force makes it again; or choose another --out",
-        )
-    return True
 
 
 def _record(target: Path, case: Case) -> Path:

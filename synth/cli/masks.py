@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from synth.base.errors import SynthError
+from synth.jobs.cases import BatchOptions
 
 if TYPE_CHECKING:
     from synth.data.split import Split
@@ -31,14 +32,11 @@ def masks(
     prior: bool = False,
     mass_effect: bool = False,
     count: int = 100,
-    begin: int = 0,
-    end: str = "end",
-    shard: str = "0/1",
+    batch: BatchOptions,
     workers: int = 0,
     scheme: str = "auto",
     seed: int = 0,
     device: str = "auto",
-    force: bool = False,
 ) -> int:
     """Make new masks: healthy ones or tumours placed in brains, or labels drawn from noise.
 
@@ -72,30 +70,20 @@ def masks(
         prior: place where tumours of the cohort are, instead of far from the tumour.
         mass_effect: also write the scans with tissue displaced by the tumour (<name>-displaced).
         count: label maps to draw where no DATA is given.
-        begin: first case.
-        end: case to stop before, or end.
-        shard: i/n, the i-th of n equal shares, for arrays of jobs.
         workers: processes; 0 uses every core.
         scheme: label scheme; auto goes by the case ids.
         seed: seed of every draw, together with the case's id.
         device: where the model runs: auto, cpu, cuda, cuda:1 …
-        force: make finished cases again.
     """
-    from synth.jobs.cases import chosen
-
-    if end != "end" and not end.isdigit():
-        raise SynthError(f"--end {end}", hint="a whole number, or end")
-    last = None if end == "end" else int(end)
     share = _share(_said(only_real_seg) or only_real, _said(only_fake_seg) or only_generated)
     sizes = _range(volume_ml)
     model = _model(model, share if data else 1.0)
-    part: dict[str, Any] = {"begin": begin, "end": last, "shard": shard}
     if data is None:
         from label_gan.write_masks import write_drawings
 
         assert model is not None
         failed = write_drawings(
-            chosen(range(count), **part), out, model, device=device, force=force,
+            batch.share(range(count)), out, model, device=device, force=batch.force,
             scheme="brats2023" if scheme == "auto" else scheme,
             wish={"seed": seed, "truncation": truncation, "volume_ml": sizes},
         )  # fmt: skip
@@ -111,11 +99,8 @@ def masks(
     shapes = {"model": model, "generated": share, "volume_ml": sizes, "truncation": truncation,
               "device": device}  # fmt: skip
     creator = creator_of(cohort.training, out, plan, per_case=per_case, shapes=shapes, prior=prior)
-    cases = chosen([e.case for e in cohort.training], **part)
-    if force:
-        for path in (path for case in cases for path in creator.records(case)):
-            path.unlink(missing_ok=True)
-    failed = create(creator, cases, workers=workers)
+    cases = batch.share([e.case for e in cohort.training])
+    failed = create(creator, cases, workers=workers, force=batch.force)
     if kind == "healthy" and out.exists():
         import os
 

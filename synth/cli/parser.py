@@ -1,8 +1,9 @@
 """Builds a verb's parser from its function: signature → flags, docstring → help.
 
 Positional parameters become positional arguments, keyword-only ones `--flags`. `Literal` gives
-choices, `bool` a switch, `tuple[X, ...]` several words. So every verb has a Python function of the
-same name and arguments behind it, and there is one place to read both.
+choices, `bool` a switch, `tuple[X, ...]` several words, a dataclass a flag for each field. So every
+verb has a Python function of the same name and arguments behind it, and there is one place to read
+both.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import inspect
 import re
 import types
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Literal, NoReturn
 
@@ -53,12 +54,8 @@ def build(function: Callable[..., Any], *, prog: str, settings: tuple[type, ...]
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    hints = typing.get_type_hints(function)
-    for name, parameter in inspect.signature(function).parameters.items():
-        if parameter.kind is inspect.Parameter.VAR_KEYWORD:
-            continue
-        positional = parameter.kind is not inspect.Parameter.KEYWORD_ONLY
-        _add(parser, name, hints[name], parameter.default, texts.get(name, ""), positional)
+    for argument in sorted(_arguments(function, texts), key=lambda a: a[0] == "force"):  # last
+        _add(parser, *argument)
     for cls in settings:
         group = parser.add_argument_group(f"settings ({cls.__module__})", "defaults: the preset's")
         docs, kinds = field_docs(cls), typing.get_type_hints(cls)
@@ -67,6 +64,15 @@ def build(function: Callable[..., Any], *, prog: str, settings: tuple[type, ...]
                 kind = kinds[field.name] | None
                 _add(group, field.name, kind, None, docs[field.name], False, checked=False)
     return parser
+
+
+def bundled(function: Callable[..., Any], values: dict[str, Any]) -> dict[str, Any]:
+    """Return a verb's arguments: the fields of a dataclass that it takes are put together."""
+    for name, kind in typing.get_type_hints(function).items():
+        if dataclasses.is_dataclass(kind):
+            fields = {field.name: values.pop(field.name) for field in dataclasses.fields(kind)}
+            values[name] = kind(**fields)
+    return values
 
 
 def parse_docstring(text: str) -> tuple[str, str, dict[str, str]]:
@@ -90,6 +96,21 @@ def _flags(words: list[str]) -> list[str]:
     long = [word.split("=")[0] for word in before if word.startswith("--")]
     short = [word[:2] for word in before if re.match(r"-[A-Za-z]", word)]
     return [name for name in (*long, *short) if " " not in name]
+
+
+def _arguments(function: Callable[..., Any], texts: dict[str, str]) -> Iterator[tuple]:
+    """Yield (name, type, default, help, positional) of each argument or field of one."""
+    hints = typing.get_type_hints(function)
+    for name, parameter in inspect.signature(function).parameters.items():
+        kind = hints[name]
+        if dataclasses.is_dataclass(kind):
+            docs, kinds = field_docs(kind), typing.get_type_hints(kind)
+            for field in dataclasses.fields(kind):
+                text = texts.get(field.name, docs[field.name])
+                yield field.name, kinds[field.name], field.default, text, False
+        elif parameter.kind is not inspect.Parameter.VAR_KEYWORD:
+            positional = parameter.kind is not inspect.Parameter.KEYWORD_ONLY
+            yield name, kind, parameter.default, texts.get(name, ""), positional
 
 
 def _add(

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Literal
 
 from synth.base.errors import SynthError
+from synth.jobs.cases import BatchOptions
 
 
 def sample(
@@ -27,12 +28,9 @@ def sample(
     kept: Path | None = None,
     fold: int | None = None,
     data: Path | None = None,
-    begin: int = 0,
-    end: str = "end",
-    shard: str = "0/1",
+    batch: BatchOptions,
     seed: int = 0,
     device: str = "auto",
-    force: bool = False,
 ) -> int:
     """Draw t1n, t1c, t2w and t2f for label maps, as they would look at the site of an adapter.
 
@@ -66,15 +64,10 @@ def sample(
         data: folder that the paths of the split are relative to [the split's own].
         begin: first label map.
         end: label map to stop before, or end.
-        shard: i/n, the i-th of n equal shares, for arrays of jobs.
         seed: seed of every draw, together with the case's id.
         device: auto, cpu, cuda, cuda:1 …
         force: draw finished cases again.
     """
-    from synth.jobs.cases import chosen
-
-    if end != "end" and not end.isdigit():
-        raise SynthError(f"--end {end}", hint="a whole number, or end")
     if samples < 1:
         raise SynthError(f"--samples {samples}", hint="1 or more")
 
@@ -100,7 +93,7 @@ def sample(
     plan = Plan(steps=steps, sampler=sampler, guidance=guidance, temperature=temperature, seed=seed)
     cases = [case for source in sources for case in find(source, but=out)]
     require_unique(cases)
-    cases = chosen(cases, begin=begin, end=None if end == "end" else int(end), shard=shard)
+    cases = batch.share(cases)
     listed = split or append_to
     root = data or (listed.parent if listed else Path())
     if append_to:
@@ -112,10 +105,7 @@ def sample(
         out=out, loaded=load(model, lora, pick(device)), plan=plan, samples=samples,
         pedigree=pedigree, scheme=scheme, brain=brain,
     )  # fmt: skip
-    if force:
-        for path in (maker.record(made) for case in cases for made in maker.ids(case)):
-            path.unlink(missing_ok=True)
-    failed = make(maker, cases)
+    failed = make(maker, cases, force=batch.force)
     if append_to and (out / "records").is_dir():
         failed += append(append_to, out, pedigree, root, kept=passed)
     return 2 if failed else 0

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from synth.jobs.cases import BatchOptions
+
 
 def segment(
     data: Path,
@@ -20,11 +22,8 @@ def segment(
     small_et_ml: float = 0.0,
     probabilities: bool = False,
     scheme: str = "auto",
-    begin: int = 0,
-    end: str = "end",
-    shard: str = "0/1",
+    batch: BatchOptions,
     device: str = "auto",
-    force: bool = False,
 ) -> int:
     """Segment whole tumour, core and enhancing tumour (WT, TC, ET) from t1n, t1c, t2w and t2f.
 
@@ -47,20 +46,13 @@ def segment(
         small_et_ml: enhancing tumour of less than this in all becomes necrotic core.
         probabilities: write <case>-{wt,tc,et}.nii.gz into probabilities/, too.
         scheme: label scheme to write; auto goes by the case ids.
-        begin: first case.
-        end: case to stop before, or end.
-        shard: i/n, the i-th of n equal shares, for arrays of jobs.
         device: auto, cpu, cuda, cuda:1 …
         force: segment finished cases again.
     """
     from segmentation.inference.ensemble import weights_of
     from segmentation.inference.postprocess import Postprocessing
-    from synth.base.errors import SynthError
     from synth.data.case import discover
-    from synth.jobs.cases import chosen
 
-    if end != "end" and not end.isdigit():
-        raise SynthError(f"--end {end}", hint="a whole number, or end")
     rules = Postprocessing.of_words(
         thresholds=thresholds, min_ml=min_ml, min_probability=min_probability, most=most,
         small_et_ml=small_et_ml,
@@ -71,11 +63,10 @@ def segment(
     from segmentation.inference.write_segmentations import Writer, only_scans, segment_all
     from synth.base.devices import pick
 
-    cases = only_scans(discover(data, scheme=scheme), out)
-    cases = chosen(cases, begin=begin, end=None if end == "end" else int(end), shard=shard)
+    cases = batch.share(only_scans(discover(data, scheme=scheme), out))
     plan = Plan(weights=tuple(map(float, weights)), tta=tta, overlap=overlap, rules=rules)
     writer = Writer(
         out=out, models=load(models, pick(device)), plan=plan, probabilities=probabilities,
-        force=force,
+        force=batch.force,
     )  # fmt: skip
     return 2 if segment_all(writer, cases) else 0

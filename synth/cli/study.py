@@ -150,8 +150,7 @@ def _show_cohort(plan: Plan) -> None:
 
 def _folds(split: Path | None, data: Path, count: int) -> tuple[list[int], int]:
     """Return the folds, and how many have to be dealt."""
-    from synth.data.folds import DEALT, folds_of
-    from synth.data.split import read_split
+    from synth.data.split import DEALT, folds_of, read_split
 
     own = folds_of(read_split(split, data)) if split else []
     if own and count not in (0, len(own)):

@@ -7,13 +7,13 @@ follows from its seed, so that the loop can repeat it anywhere.
 from __future__ import annotations
 
 import hashlib
-import os
-import shutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
 from scipy import ndimage
+
+from synth.base.files import atomic_folder
 
 Arrays = dict[str, np.ndarray]
 
@@ -49,14 +49,10 @@ class ArrayCache:
         assert self.folder is not None
         place = self.folder / key
         if not place.is_dir():
-            temporary = self.folder / f".{key}.{os.getpid()}"
-            temporary.mkdir(parents=True, exist_ok=True)
-            for field, array in make().items():
-                np.save(temporary / f"{field}.npy", array)
-            try:
-                temporary.rename(place)
-            except OSError:  # another process was first, with the same content
-                shutil.rmtree(temporary)
+            arrays = make()
+            with atomic_folder(place, replace=False) as temporary:
+                for field, array in arrays.items():
+                    np.save(temporary / f"{field}.npy", array)
         return {p.stem: np.load(p, mmap_mode="r") for p in sorted(place.glob("*.npy"))}
 
 

@@ -1,4 +1,4 @@
-"""A patient's files on disk: naming schemes, discovery, label schemes.
+"""A patient's files on disk: naming schemes and discovery.
 
 A *role* is what a file is to us, whatever its project calls it: the modalities `t1n t1c t2w t2f`,
 `seg`, and the inpainting files `voided`, `mask`, `healthy`, `unhealthy`.
@@ -12,10 +12,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import numpy as np
-
-from synth.base.config import did_you_mean
 from synth.base.errors import SynthError
+from synth.data.labels import region as region  # the judges take it from here
+from synth.data.labels import require_scheme, scheme_regions
 from synth.data.volume import Volume
 
 MODALITIES = ("t1n", "t1c", "t2w", "t2f")
@@ -35,14 +34,6 @@ FOLDERS = {"t1": "t1n", "t1ce": "t1c", "t2": "t2w", "flair": "t2f", "seg": "seg"
 
 # What `synth masks` appends to the id of the real case.
 _MADE = re.compile(r"(-(healthy|tumour|synth)\d+)+$")
-
-# Scheme → region → labels, outer regions first. The tumour is always WT.
-SCHEMES: dict[str, dict[str, tuple[int, ...]]] = {
-    "brats2021": {"WT": (1, 2, 4), "TC": (1, 4), "ET": (4,)},
-    "brats2023": {"WT": (1, 2, 3), "TC": (1, 3), "ET": (3,)},
-    "brats2024": {"WT": (1, 2, 3), "TC": (1, 3), "ET": (3,), "RC": (4,)},
-    "ped2024": {"WT": (1, 2, 3, 4), "TC": (1, 2, 3), "ET": (1,), "NET": (2,), "CC": (3,)},
-}
 
 _ENDINGS = (".nii.gz", ".nii")
 _BY_LENGTH = sorted(SUFFIXES, key=len, reverse=True)
@@ -102,41 +93,6 @@ class Case:
         """Return the case under another label scheme."""
         scheme_regions(scheme)
         return dataclasses.replace(self, scheme=scheme)
-
-
-def scheme_regions(scheme: str) -> dict[str, tuple[int, ...]]:
-    """Return region → labels of a scheme."""
-    if scheme not in SCHEMES:
-        raise SynthError(
-            f"label scheme '{scheme}' is not known", hint=did_you_mean(scheme, SCHEMES)
-        )
-    return SCHEMES[scheme]
-
-
-def scheme_labels(scheme: str) -> tuple[int, ...]:
-    """Return every label a scheme allows, background excluded."""
-    return tuple(sorted(set().union(*scheme_regions(scheme).values())))
-
-
-def require_scheme(labels: np.ndarray, scheme: str, *, name: str) -> None:
-    """Refuse a label map with a label outside its scheme; none is ever dropped silently."""
-    allowed = scheme_labels(scheme)
-    odd = sorted(set(np.unique(labels).tolist()) - {0, *allowed})
-    if odd:
-        found = set(np.unique(labels).tolist()) - {0}
-        fitting = [s for s in SCHEMES if found <= set(scheme_labels(s))]
-        raise SynthError(
-            f"{name}: label {odd[0]} is outside the scheme {scheme} (0, {str(allowed)[1:-1]})",
-            hint=f"did you mean --scheme {' or '.join(fitting)}?" if fitting else "relabel it",
-        )
-
-
-def region(labels: np.ndarray, scheme: str, name: str) -> np.ndarray:
-    """Return the bool mask of a region (WT, TC, ET …)."""
-    regions = scheme_regions(scheme)
-    if name not in regions:
-        raise SynthError(f"{scheme} has no region {name}", hint=did_you_mean(name, regions))
-    return np.isin(labels, regions[name])
 
 
 def guess_scheme(case_id: str) -> str:

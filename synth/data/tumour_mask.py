@@ -7,7 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 from scipy import ndimage
 
-from synth.data.case import Case, region
+from synth.data.case import Case
+from synth.data.labels import region
 from synth.data.volume import Volume
 
 DILATION_MM = 5.0

@@ -10,7 +10,6 @@ import csv
 import hashlib
 import json
 import math
-import os
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,7 +18,7 @@ from typing import Any
 
 from synth.base.config import to_dict
 from synth.base.errors import SynthError
-from synth.base.files import atomic_path, read_json, write_json
+from synth.base.files import atomic_folder, atomic_path, read_json, write_json
 from synth.jobs.launch import Options, Status, Where, launch, status
 from synth.jobs.sweep_space import flags
 from synth.training.config import TrainConfig
@@ -165,10 +164,6 @@ def gather(sweep: Sweep, *, top: int) -> list[Row]:
             shutil.rmtree(old, ignore_errors=True)
     for name, trial in wanted.items():
         if not (best / name).exists():
-            part = best / f".{name}.{os.getpid()}.part"
-            shutil.copytree(sweep.run(trial) / "best", part)
-            try:
-                part.rename(best / name)
-            except OSError:  # another worker, which finished at the same time, was quicker
-                shutil.rmtree(part)
+            with atomic_folder(best / name, replace=False) as part:
+                shutil.copytree(sweep.run(trial) / "best", part, dirs_exist_ok=True)
     return found

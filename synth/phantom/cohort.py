@@ -7,14 +7,9 @@ first or last, by one process or by twenty. These are demonstration data; nobody
 from __future__ import annotations
 
 import json
-import multiprocessing
-import os
-import shutil
 import time
-from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -23,11 +18,13 @@ import torch
 from torch.nn import functional
 
 from synth.base.errors import SynthError
-from synth.base.files import atomic_path
+from synth.base.files import atomic_folder, write_json, write_text
 from synth.base.version import __version__
+from synth.data.case import MODALITIES
 from synth.data.volume import Volume
+from synth.jobs.cases import in_processes
 from synth.phantom.anatomy import MNI_NOTICE, Grid, Head, depth_mm, largest_component
-from synth.phantom.scanner import MODALITIES, SITES, Scene, scan
+from synth.phantom.scanner import SITES, Scene, scan
 from synth.phantom.tumour import Tumour, healthy_mask, unhealthy_mask
 
 Size = Literal["small", "full"]
@@ -112,7 +109,7 @@ class Phantom:
         """Write `{id}-{suffix}.nii.gz` and the record of what was sampled into a folder."""
         for suffix, volume in self.volumes().items():
             volume.save(folder / f"{self.id}-{suffix}.nii.gz")
-        _write_json(folder / f"{self.id}-phantom.json", self.parameters)
+        write_json(folder / f"{self.id}-phantom.json", self.parameters)
 
 
 def case_id(index: int, site: SiteName = "A") -> str:
@@ -202,57 +199,24 @@ def write_cohort(
         raise SynthError(f"{out}: cannot be made: {error.strerror}") from error
     quiet = None if progress else True  # None: quiet unless on a terminal
     with tqdm(total=cases, initial=cases - len(missing), unit="case", disable=quiet) as bar:
-        for _ in _write_all(missing, out, wanted, workers or os.cpu_count() or 1):
-            bar.update()
-    with atomic_path(out / "NOTICE") as temporary:
-        temporary.write_text(COHORT_NOTICE)
+        write = partial(_write_case, out=out, wanted=wanted)
+        with in_processes(write, missing, workers) as written:
+            for index in missing:
+                written(index)
+                bar.update()
+    write_text(out / "NOTICE", COHORT_NOTICE)
     manifest = {"format": 1, "generator": "synth.phantom", "version": __version__, **wanted}
     effort = {"made_now": len(missing), "seconds": round(time.perf_counter() - started, 2)}
     records = [{"id": folder.name, **_record(folder)} for folder in folders]
-    _write_json(out / "cohort.json", {**manifest, **effort, "cases": records})
+    write_json(out / "cohort.json", {**manifest, **effort, "cases": records})
     return folders
 
 
-def _write_all(missing: list[int], out: Path, wanted: dict, workers: int) -> Iterator[Path]:
-    workers = min(workers, len(missing))
-    if workers <= 1:
-        for index in missing:
-            yield _write_case(index, out, wanted)
-        return
-    # A forked child inherits torch's locked thread pool and hangs; a spawned one starts clean.
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, context) as pool:
-        jobs = [pool.submit(_write_case, index, out, wanted) for index in missing]
-        try:
-            for job in as_completed(jobs):
-                yield job.result()
-        except BrokenProcessPool as error:
-            raise SynthError(
-                "a worker process died, most likely for want of memory",
-                hint="rerun with fewer workers; finished cases are kept",
-            ) from error
-        finally:
-            pool.shutdown(wait=True, cancel_futures=True)
-
-
-def _write_case(index: int, out: Path, wanted: dict) -> Path:
-    """Make one case in a hidden folder and move it into place."""
+def _write_case(index: int, out: Path, wanted: dict) -> None:
+    """Make one case; its folder appears complete, in place of what an interrupted writer left."""
     made = make_phantom(index, seed=wanted["seed"], size=wanted["size"], site=wanted["site"])
-    folder, hidden = out / made.id, out / f".{made.id}.{os.getpid()}.part"
-    try:
-        hidden.mkdir()
-        made.save(hidden)
-        if folder.exists():
-            shutil.rmtree(folder)  # what an earlier, interrupted writer left
-        os.replace(hidden, folder)
-    except OSError as error:
-        raise SynthError(
-            f"{folder}: cannot write: {error.strerror or error}",
-            hint="check the free space and your permission on that folder",
-        ) from error
-    finally:
-        shutil.rmtree(hidden, ignore_errors=True)
-    return folder
+    with atomic_folder(out / made.id) as folder:
+        made.save(folder)
 
 
 def _is_complete(folder: Path, wanted: dict) -> bool:
@@ -275,11 +239,6 @@ def _record(folder: Path) -> dict:
         return json.loads(path.read_text())
     except (OSError, ValueError) as error:
         raise SynthError(f"{path}: damaged record", hint="delete that case and rerun") from error
-
-
-def _write_json(path: Path, content: dict) -> None:
-    with atomic_path(path) as temporary:
-        temporary.write_text(json.dumps(content, indent=1) + "\n")
 
 
 def _check(*, seed: int, index: int, size: str, site: str) -> None:

@@ -12,11 +12,10 @@ from scipy import ndimage
 from torch import Tensor
 from torch.nn import functional
 
+from synth.data.case import MODALITIES
+from synth.data.labels import ED, ET, NCR
 from synth.phantom.anatomy import Grid, Noise
-from synth.phantom.tumour import ED, ET, NCR
 
-TISSUES = ("wm", "gm", "csf", "ncr", "ed", "et")
-MODALITIES = ("t1n", "t1c", "t2w", "t2f")
 JITTER = (0.0, 0.03, 0.08, 0.10, 0.06, 0.08)  # log-normal, per patient, tissue and modality
 EDGE_BLUR_MM = {NCR: 0.8, ED: 1.3, ET: 0.7}
 TEXTURE = {NCR: 0.12, ED: 0.05, ET: 0.11}

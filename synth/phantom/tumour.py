@@ -16,9 +16,9 @@ from scipy.spatial import KDTree
 from torch import Tensor
 
 from synth.base.errors import SynthError
+from synth.data.labels import ED, ET, NCR
 from synth.phantom.anatomy import Grid, Maps, Noise, largest_component
 
-NCR, ED, ET = 1, 2, 3
 KINDS = {"ring": 0.78, "solid": 0.14, "non-enhancing": 0.08}
 LARGEST_TUMOUR_MM = 34.0  # nominal radius of the whole tumour; uncapped, some reach 420 ml
 DAMPING_MM = 14.0  # mass effect fades to nothing over this depth under the brain's surface

@@ -1,4 +1,4 @@
-"""Slices of volumes the right way up, contact sheets, overviews of a cohort.
+"""Slices of volumes the right way up, and contact sheets.
 
 Display follows the radiological habit: anterior (or superior) up, the patient's right on the left.
 Arrays here are ready for an image: rows top to bottom, columns left to right.
@@ -106,36 +106,35 @@ def montage(
     return path
 
 
-def cohort_montage(
-    cases: Sequence[Path | Mapping[str, Volume]],
-    path: str | Path,
+def tumour_planes(
+    scans: Mapping[str, Volume],
+    labels: np.ndarray,
+    inside: np.ndarray,
+    path: Path,
     *,
-    title: str = "",
-    most: int = 6,
-) -> Path:
-    """Show cases as rows: four contrasts, labels on t1n, and the voided t1n, where tumour is most.
+    title: str,
+    outline: bool,
+) -> Path:  # labels (1 NCR, 2 ED, 3 ET) and the head's mask are (X, Y, Z)
+    """Show three planes of scans through the middle of the tumour.
 
-    A case is a folder in the challenge's layout, or its Volumes by suffix.
+    Labels are drawn as outlines on every scan, or as areas on the second scan once more.
     """
-    names = ("t1n", "t1c", "t2w", "t2f")
-    rows, labels, overlays = [], [], {}
-    for number, case in enumerate(cases[:most]):
-        volumes, label = _case_volumes(case, (*names, "seg", "mask", "t1n-voided"), number)
-        seg = volumes["seg"]
-        axis = _axes(seg.affine)[2][0]
-        others = tuple(dim for dim in range(3) if dim != axis)
-        index = int((seg.data[0] > 0).sum(axis=others).argmax())
-        panels = {name: display_axial(volume, index) for name, volume in volumes.items()}
-        frame = square_around(panels["t1n"] > 0)
-        panels = {name: panel[frame] for name, panel in panels.items()}
-        rows.append([*(panels[name] for name in names), panels["t1n"], panels["t1n-voided"]])
-        overlays[number, 4] = (panels["seg"], LABEL_COLOURS, False)
-        overlays[number, 5] = (panels["mask"], MASK_COLOURS, True)
-        labels.append(label)
+    grid = next(iter(scans.values()))
+    places = np.argwhere(labels if labels.any() else inside)
+    centre = [int(c) for c in np.rint(places.mean(axis=0))]
+    volumes = (grid.with_data(labels), grid.with_data(inside), *scans.values())
+    planes = zip(*(display_planes(volume, centre) for volume in volumes), strict=True)
+    rows, overlays = [], {}
+    for row, (drawn, head, *panels) in enumerate(planes):
+        frame = square_around(head)
+        shown = panels if outline else [*panels, panels[1]]
+        rows.append([panel[frame] for panel in shown])
+        for column in range(0 if outline else len(panels), len(shown)):
+            overlays[row, column] = (drawn[frame], LABEL_COLOURS, outline)
+    columns = [*scans] if outline else [*scans, "labels"]
     return montage(
-        rows, path, row_labels=labels, column_labels=(*names, "labels", "voided"),
-        overlays=overlays, title=title,
-    )  # fmt: skip
+        rows, path, row_labels=PLANES, column_labels=columns, overlays=overlays, title=title
+    )
 
 
 def square_around(inside: np.ndarray, margin: int = 2) -> tuple[slice, slice]:
@@ -147,16 +146,6 @@ def square_around(inside: np.ndarray, margin: int = 2) -> tuple[slice, slice]:
     half = int((np.ptp(places, axis=0).max() + 1) // 2 + margin)
     row, column = (slice(max(0, m - half), m + half) for m in middle.tolist())
     return row, column
-
-
-def _case_volumes(
-    case: Path | Mapping[str, Volume], names: Sequence[str], number: int
-) -> tuple[dict[str, Volume], str]:
-    if isinstance(case, Mapping):
-        return {name: case[name] for name in names}, f"case {number + 1}"
-    folder = Path(case)
-    files = {name: folder / f"{folder.name}-{name}.nii.gz" for name in names}
-    return {name: Volume.load(file) for name, file in files.items()}, folder.name
 
 
 def _wrapped(label: str) -> str:

@@ -15,7 +15,7 @@ import nibabel as nib
 import numpy as np
 from scipy import ndimage
 
-from synth.data.case import region
+from synth.data.labels import to_classes
 from synth.data.volume import Volume
 from synth.pictures.montage import LABEL_COLOURS, MASK_COLOURS, PLANES, display_planes
 
@@ -24,8 +24,6 @@ SIDE = 176
 QUALITY = 78
 LABEL_SHARE = 0.45
 BRIGHTEST = 99.5
-SHOWN_REGIONS = {"WT": 2, "TC": 1, "ET": 3}
-"""Region → the number (of 2023) it is shown as, outer regions first."""
 
 # plane → the world axes (0 right, 1 anterior, 2 superior) of its rows, columns and normal
 _WORLD = {"axial": (1, 0, 2), "coronal": (2, 0, 1), "sagittal": (2, 1, 0)}
@@ -42,9 +40,7 @@ class Overlay:
 
 def tumour_overlay(labels: Volume, scheme: str, *, outline: bool = False) -> Overlay:
     """Return an overlay of a label map: NCR red, ED green, ET yellow, whatever its numbers."""
-    shown = np.zeros(labels.data.shape, np.uint8)
-    for name, number in SHOWN_REGIONS.items():
-        shown[region(labels.data, scheme, name)] = number
+    shown = to_classes(labels.data, scheme)
     return Overlay(volume=labels.with_data(shown), colours=LABEL_COLOURS, outline=outline)
 
 

@@ -16,7 +16,7 @@ import numpy as np
 from tqdm import tqdm
 
 from synth.base import families
-from synth.base.files import atomic_path
+from synth.base.files import write_text
 from synth.data.volume import Volume
 
 METRICS = "metrics.jsonl"
@@ -164,8 +164,7 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
 def forget_after(path: Path, step: int) -> None:
     """Drop the lines past `step`: those steps will be taken and logged again."""
     kept = [record for record in read_metrics(path) if record["step"] <= step]
-    with atomic_path(path) as temporary:
-        temporary.write_text("".join(json.dumps(r) + "\n" for r in kept), encoding="utf-8")
+    write_text(path, "".join(json.dumps(r) + "\n" for r in kept))
 
 
 def three_planes(volume: Volume) -> np.ndarray:
