@@ -20,7 +20,7 @@ MODES=(
   'check    | core | synth check       | DATA_DIR | examine a data folder'
   "train    | core | synth train       | MODEL $TRAIN | train the family MODEL, e.g. MODEL=wdm3d"
   "c_train  | core | synth train wdm3d | TRAIN_MODE:--mode NOISE_SCHEDULE:--schedule CHANNELS:--modalities+ $TRAIN | train the conditional inpainting model"
-  'c_sample | core | synth inpaint     | DATA_DIR MODEL:--model RUN_DIR:--model OUTPUT_DIR:--out ESTIMATE:--estimate SAMPLES:--samples SAMPLING_STEPS:--steps STEPS_SCHEDULER:--steps-scheduler TRAIN_MODE:--mode NOISE_SCHEDULE:--noise-schedule BEG:--begin END:--end SEED:--seed DEVICE:--device | inpaint healthy tissue'
+  'c_sample | core | synth inpaint     | DATA_DIR MASK:--mask SEG:--seg BRAIN:--brain CONTRASTS:--contrasts+ MODEL:--model RUN_DIR:--model OUTPUT_DIR:--out ESTIMATE:--estimate SAMPLES:--samples SAMPLING_STEPS:--steps STEPS_SCHEDULER:--steps-scheduler TRAIN_MODE:--mode NOISE_SCHEDULE:--noise-schedule BEG:--begin END:--end SEED:--seed DEVICE:--device | inpaint healthy tissue'
   'masks    | core | synth masks       | DATA_DIR JSON_FILE:--split SAVE_FOLDER:--out OUTPUT_DIR:--out MODEL_PATH:--model ONLY_REAL_SEG:--only-real-seg ONLY_FAKE_SEG:--only-fake-seg BEGIN:--begin END:--end NEW_CASES_PER_CASE:--per-case KIND:--kind SEED:--seed WORKERS:--workers | place new healthy masks, or tumours, in brains'
   'sample   | core | synth sample      | LABELS LORA:--lora+ MODEL:--model OUTPUT_DIR:--out BRAIN:--brain SCHEME:--scheme SAMPLES:--samples SAMPLING_STEPS:--steps SAMPLER:--sampler GUIDANCE:--guidance DATA_SPLIT_JSON:--split APPEND_TO:--append-to FOLD:--fold DATA_DIR:--data BEG:--begin END:--end SEED:--seed DEVICE:--device | draw four scans for label maps, as a site would have scanned them'
   'segment  | core | synth segment     | DATA_DIR MODELS:--models+ OUTPUT_DIR:--out WEIGHTS:--weights+ THRESHOLDS:--thresholds+ MIN_ML:--min-ml+ OVERLAP:--overlap SCHEME:--scheme BEG:--begin END:--end SHARD:--shard DEVICE:--device | find WT, TC and ET in scans'
@@ -36,23 +36,13 @@ die() { # die SENTENCE [EXIT_CODE]
   exit "${2:-1}"
 }
 
-nearest() { # nearest WORD CANDIDATE…: the candidate at the least edit distance, upper case or lower
+nearest() { # nearest WORD CANDIDATE…: the candidate that shares most pairs of letters, upper case or lower
   printf '%s\n' "$@" | awk '
-    NR == 1 { word = toupper($0); n = length(word); next }
-    { other = toupper($0); m = length(other)
-      for (j = 0; j <= m; j++) d[0, j] = j
-      for (i = 1; i <= n; i++) {
-        d[i, 0] = i
-        for (j = 1; j <= m; j++) {
-          cost = d[i-1, j-1] + (substr(word, i, 1) != substr(other, j, 1))
-          if (d[i-1, j] + 1 < cost) cost = d[i-1, j] + 1
-          if (d[i, j-1] + 1 < cost) cost = d[i, j-1] + 1
-          if (i > 1 && j > 1 && substr(word, i-1, 2) == substr(other, j, 1) substr(other, j-1, 1) && d[i-2, j-2] + 1 < cost)
-            cost = d[i-2, j-2] + 1
-          d[i, j] = cost
-        }
-      }
-      if (NR == 2 || d[n, m] < least) { best = $0; least = d[n, m] } }
+    NR == 1 { word = toupper($0); next }
+    { other = toupper($0); score = 0
+      for (i = 1; i < length(word); i++) if (index(other, substr(word, i, 2))) score += 2
+      score /= length(word) + length(other)
+      if (NR == 2 || score > most) { best = $0; most = score } }
     END { print best }'
 }
 
@@ -64,7 +54,8 @@ show_help() {
   printf '\nWords for keys that do not speak for themselves:
   BEG, END            the first case (0), and the one to stop before
   SHARD               i/n: the i-th of n shares of the cases, from 0
-  CHANNELS            contrasts that are painted together, e.g. t1n,t2f
+  CHANNELS            contrasts that one model learns to paint together, e.g. t1n,t2f
+  CONTRASTS           contrasts to paint, by a model for any contrast
   STEPS_SCHEDULER     word of Local-Synthesis for the sampler: DPM_plus_plus_2M_Karras, linear
   MIN_ML              WT,TC,ET: components below so many millilitres are dropped
 
@@ -78,10 +69,8 @@ lint() {
 }
 fast_tests() { all_tests -m 'not slow' "$@"; }
 all_tests() { # one thread a process: the processes share the cores already
-  local cores
-  cores=$(getconf _NPROCESSORS_ONLN 2>/dev/null || echo 2)
   export OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1
-  cd "$ROOT" && exec "$PY" -m pytest --numprocesses "$((cores < 8 ? cores : 8))" "$@"
+  cd "$ROOT" && exec "$PY" -m pytest --numprocesses logical --maxprocesses 8 "$@"
 }
 
 find_python() { # sets python to the first interpreter of a version that the pinned wheels exist for

@@ -1,1 +1,1 @@
-"""Measurements that the README quotes: `python -m benchmarks.NAME` prints them again."""
+"""Measurements that docs/results.md quotes: `python -m benchmarks.NAME` prints them again."""

@@ -8,9 +8,8 @@
     scans = draw(read(case), load(lora=["runs/site_b"]), Plan(seed=3)).scans
 
 Dorjsembe et al., "Conditional Diffusion Models for Semantic 3D Brain MRI Synthesis" (Med-DDPM,
-2024), in its own space or in Haar bands; Hu et al., "LoRA: Low-Rank Adaptation" (2022), by peft's
-files. Rooms: `config`, `spaces`, `network`, `conditioning`, `data`, `recipe`; `finetune` trains an
-adapter, `adapters` reads and writes it, `merging` adds it to its base; `compat` reads Med-DDPM.
+2024), in its own space or in Haar bands; Hu et al., "LoRA: Low-Rank Adaptation" (2022), in the
+format of peft's files.
 """
 
 from __future__ import annotations
@@ -35,3 +34,8 @@ def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(importlib.import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    """Return the public names, imported yet or not."""
+    return list(__all__)

@@ -28,8 +28,9 @@ from ddpm_lora.network import denoiser, schedule_of
 from ddpm_lora.state_space import BACKGROUND, space_of
 from synth.base.errors import SynthError
 from synth.base.seeding import generator, mix
+from synth.base.weights import SHIPPED, or_shipped
 from synth.checkpoints import checkpoint
-from synth.checkpoints.checkpoint import SHIPPED, Checkpoint
+from synth.checkpoints.checkpoint import Checkpoint
 from synth.data.case import MODALITIES
 from synth.data.prepare import Frame
 from synth.data.volume import Volume
@@ -234,5 +235,4 @@ def in_scanner_units(
 def _shipped(word: str | Path) -> str | Path:
     """Look for a relative path, such as weights/, where this package is, too."""
     path, _ = merging.weight_of(word)
-    elsewhere = not path.exists() and (SHIPPED / path).exists()
-    return str(SHIPPED / word) if elsewhere else word
+    return word if or_shipped(path) == path else str(SHIPPED / word)

@@ -16,7 +16,7 @@ import numpy as np
 from ddpm_lora.conditioning import BRAIN, LABEL_SCHEMES, MEDDPM, class_map
 from synth.base.config import did_you_mean
 from synth.base.errors import SynthError
-from synth.checkpoints.checkpoint import SHIPPED
+from synth.base.weights import SHIPPED, or_shipped
 from synth.data.case import MODALITIES, Case, discover, guess_scheme, split_name
 from synth.data.check import require_brain
 from synth.data.labels import scheme_labels
@@ -44,8 +44,8 @@ class LabelMap:
 
 def demo() -> Path:
     """Return the folder of the label maps that are shipped."""
-    place = next((p for p in (DEMO, SHIPPED / DEMO) if p.is_dir()), None)
-    if place is None:
+    place = or_shipped(DEMO)
+    if not place.is_dir():
         raise SynthError(f"no label map given, and there is no {DEMO}", hint="synth sample LABELS")
     return place
 

@@ -1,12 +1,11 @@
 """Segmentation networks, and the comparison that says whether synthetic data help.
 
     synth train segmentation --data cases --preset small -o runs/base
-    synth segment cases --model runs/base -o predicted
+    synth segment cases --models runs/base -o predicted
 
 Roy et al., "MedNeXt: Transformer-driven Scaling of ConvNets for Medical Image Segmentation" (MICCAI
 2023), by its official widths, beside MONAI's U-Net, DynUNet, Attention U-Net, SegResNet, UNETR and
-Swin UNETR. Rooms: `config`, `network` (`mednext` on its `kernels`, `peers`; `segmenter` is what all
-of them are), `upkern`, `compat` reads the public weights.
+Swin UNETR.
 """
 
 from __future__ import annotations
@@ -33,3 +32,8 @@ def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(importlib.import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    """Return the public names, imported yet or not."""
+    return list(__all__)

@@ -128,6 +128,7 @@ def reachable(name: str, after: dict[str, set[str]]) -> set[str]:
 
 
 ARROWS = arrows(TREES)
+REGISTERED = set(named(TREES[REGISTRY], set(SOURCES)))
 COUNTED = {a for a in ARROWS if (a.source, a.target) not in MAY_RUN_UP}
 
 
@@ -224,6 +225,21 @@ def test_contributing_prints_the_tree() -> None:
     shown = re.search(r"```text\n(.*?)```", page, re.DOTALL)
     assert shown is not None
     assert shown[1] == tree()
+
+
+def test_the_data_flow_of_contributing_runs_along_imports() -> None:
+    """Each module of a list is there, and one before it in the list imports it."""
+    page = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    lists = page.partition("## How data flows")[2].partition("\n## ")[0].split("\n1. ")[1:]
+    for text in lists:
+        first, *others = dict.fromkeys(re.findall(r"`(\w+(?:\.\w+)+)`", text))
+        above = [first]
+        for name in others:
+            targets = {a.target for a in ARROWS if a.source in above}
+            by_registry = any("synth.base.families" in (a, *targets) for a in above)
+            assert name in targets or (by_registry and name in REGISTERED), name
+            above.append(name)
+    assert len(lists) == 3
 
 
 def tree() -> str:

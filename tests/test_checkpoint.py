@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from synth.base import families
+from synth.base import families, weights
 from synth.base.errors import SynthError
 from synth.checkpoints import checkpoint
 from synth.checkpoints.convert import convert, read_weights, unwrapped, without_prefixes
@@ -107,7 +107,7 @@ def test_eight_bits_are_off_by_at_most_half_a_step_of_their_row(tmp_path, monkey
 
 def test_shipped_weights_are_found_from_any_folder(tmp_path, monkeypatch):
     saved(tmp_path / "package" / "weights" / "toy")
-    monkeypatch.setattr(checkpoint, "SHIPPED", tmp_path / "package")
+    monkeypatch.setattr(weights, "SHIPPED", tmp_path / "package")
     monkeypatch.chdir(tmp_path)
     assert checkpoint.load("weights/toy").family == "toy"
     saved(tmp_path / "weights" / "toy", seed=5)

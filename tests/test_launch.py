@@ -294,7 +294,12 @@ def test_on_slurm_an_array_has_a_task_for_each_job_and_preempted_ones_come_back(
 def test_slurm_without_slurm_is_one_sentence(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(SynthError, match="srun"):
-        launch({"a": ["write", str(tmp_path / "x")]}, folder=tmp_path / "jobs", where="slurm", options=TOY)
+        launch(
+            {"a": ["write", str(tmp_path / "x")]},
+            folder=tmp_path / "jobs",
+            where="slurm",
+            options=TOY,
+        )
     options = Options(program="tests.toy_verb", cluster={"partiton": "gpu"})
     with pytest.raises(SynthError, match="partiton"):
         launch({"a": ["w"]}, folder=tmp_path / "more", where="local", options=options)

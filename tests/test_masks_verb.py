@@ -254,7 +254,7 @@ def test_without_a_model_nothing_can_be_drawn(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("synth.checkpoints.checkpoint.SHIPPED", tmp_path)
+    monkeypatch.setattr("synth.base.weights.SHIPPED", tmp_path)
     assert main(["masks", "-o", "out"]) == 2
     assert "no model to draw shapes: there is no weights/label_gan → " in capsys.readouterr().err
     assert main(["masks", "-o", "out", "--model", "nowhere"]) == 2

@@ -1,4 +1,4 @@
-"""The pages tell the truth: every block of README.md and CONTRIBUTING.md runs, in their order.
+"""The pages tell the truth: every block of the README, docs/ and CONTRIBUTING.md runs, in order.
 
 Lines `bash run.sh …` are not run, which would set up and test inside the tests: run.sh itself
 translates them, with a stand-in for the interpreter, and the words of a verb go to its parser.
@@ -17,16 +17,20 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pytest
+from scipy import ndimage
 
+from synth.checkpoints.checkpoint import read_metadata
 from synth.cli import VERBS, function, main, settings_of
 from synth.cli.parser import build
 from synth.data.split import read_split
+from synth.data.volume import Volume
 from synth.training.log import read_metrics
 from tests.test_run_sh import checkout, run  # noqa: F401 (checkout is a fixture)
 
 ROOT = Path(__file__).parents[1]
-PAGES = ("README.md", "CONTRIBUTING.md")
+PAGES = ("README.md", "docs/data.md", "docs/reference.md", "docs/results.md", "CONTRIBUTING.md")
 
 # A page shows sensible numbers, a test has seconds.
 SMALLER = {
@@ -41,6 +45,11 @@ SMALLER = {
 }
 SLOW = ("accelerate launch", "--fold 0", "--site B", "synth convert", "synth compare")
 """Blocks that hold one of these run in the slow test only."""
+
+PARSED = ("--heads",)
+"""Blocks that hold one of these take hours; they are parsed and not run."""
+GUIDED = "head.nii.gz"
+"""A block with this file runs where the shipped model can: whole heads need a guided one."""
 
 PRELUDE = 'synth() { "$PYTHON" -m synth "$@"; }\n'
 
@@ -93,7 +102,7 @@ def smaller(text: str) -> str:
 def play(block: Block, folder: Path) -> None:
     """Run one block where the blocks before it have run."""
     if block.language == "python":
-        snippet = folder / f"{block.page}.{block.line}.py"
+        snippet = folder / f"{Path(block.page).name}.{block.line}.py"
         snippet.write_text(block.text, encoding="utf-8")
         with contextlib.redirect_stdout(io.StringIO()):
             runpy.run_path(str(snippet))
@@ -120,10 +129,31 @@ def write_public_weights(path: Path) -> None:
     torch.save(network(config).state_dict(), path)
 
 
+def write_whole_head(folder: Path) -> None:
+    """A head with something around its brain, a hole, and where the brain is."""
+    case = folder / "data/demo/BraTS-GLI-00001-000/BraTS-GLI-00001-000"
+    scan = Volume.load(f"{case}-t1n.nii.gz")
+    brain = scan.data[0] > 0
+    skull = ndimage.binary_dilation(brain, iterations=4) & ~ndimage.binary_dilation(brain)
+    scan.with_data(np.where(skull, scan.data[0].max(), scan.data[0])).save(folder / GUIDED)
+    scan.with_data(brain.astype(np.uint8)).save(folder / "brain.nii.gz")
+    Volume.load_mask(f"{case}-mask.nii.gz").save(folder / "lesion.nii.gz")
+
+
+def is_run(block: Block, *, patient: bool) -> bool:
+    if any(word in block.text for word in PARSED):
+        return False
+    if GUIDED in block.text:
+        return read_metadata(ROOT / "weights/wdm3d")["config"]["mode"] == "guided"
+    return patient or not any(word in block.text for word in SLOW)
+
+
 def read_through(folder: Path, monkeypatch: pytest.MonkeyPatch, *, patient: bool) -> None:
     monkeypatch.chdir(folder)
     for block in STORY:
-        if patient or not any(word in block.text for word in SLOW):
+        if is_run(block, patient=patient):
+            if GUIDED in block.text:
+                write_whole_head(folder)
             play(block, folder)
         elif "synth phantom" in block.text:  # the others need this cohort
             play(Block(block.page, block.line, "bash", block.lines[0]), folder)
@@ -144,7 +174,7 @@ def example_of_check(folder: Path) -> None:
     printed = io.StringIO()
     with contextlib.redirect_stdout(printed):
         assert main(["check", str(folder / "damaged")]) == 2
-    (shown,) = [b.text for b in ALL if b.language == "text"]
+    (shown,) = [b.text for b in ALL if b.language == "text" and b.page == "docs/data.md"]
     millilitres = re.compile(r"[\d.]+ ml")  # to the last voxel, they depend on the machine
     assert millilitres.sub("", printed.getvalue()) == millilitres.sub("", shown)
 
@@ -162,7 +192,7 @@ def test_the_page_runs_to_its_last_block(tmp_path: Path, monkeypatch: pytest.Mon
 
 def test_smaller_numbers_stand_on_the_page() -> None:
     text = "".join(b.text for b in STORY)
-    assert [shown for shown in (*SMALLER, *SLOW) if shown not in text] == []
+    assert [word for word in (*SMALLER, *SLOW, *PARSED, GUIDED) if word not in text] == []
 
 
 @pytest.mark.parametrize("block", STORY, ids=lambda b: b.name)
@@ -223,7 +253,7 @@ def test_the_tables_are_those_of_the_code() -> None:
     from synth.data.case import FOLDERS, SUFFIXES
     from synth.data.labels import SCHEMES
 
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    text = (ROOT / "docs/data.md").read_text(encoding="utf-8")
     assert [s for s in SUFFIXES if f"`{s}`" not in text] == []
     assert [f for f in FOLDERS if f"`{f}/`" not in text] == []
     for scheme, regions in SCHEMES.items():
@@ -236,7 +266,7 @@ def test_the_tables_are_those_of_the_code() -> None:
 
 
 def test_every_promised_test_exists() -> None:
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    text = (ROOT / "docs/reference.md").read_text(encoding="utf-8")
     promised = re.findall(r"`(test_\w+\.py)::(test_\w+)`", text)
     assert len(promised) > 10
     for file, name in promised:
@@ -247,7 +277,8 @@ def test_every_dependency_is_accounted_for() -> None:
     import tomllib
 
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    text = (ROOT / "README.md").read_text(encoding="utf-8").partition("## What it stands on")[2]
+    page = (ROOT / "docs/reference.md").read_text(encoding="utf-8")
+    text = page.partition("## What it stands on")[2]
     extras = [p for ps in project["optional-dependencies"].values() for p in ps]
     for requirement in (*project["dependencies"], *extras):
         name = re.split(r"[<>=]", requirement)[0]
@@ -257,10 +288,18 @@ def test_every_dependency_is_accounted_for() -> None:
 def test_links_lead_somewhere() -> None:
     for page in PAGES:
         text = (ROOT / page).read_text(encoding="utf-8")
-        for target in re.findall(r"\]\((?!https?:)([^)#]+)", text):
-            assert (ROOT / target).exists(), f"{page}: {target}"
+        for target, _, anchor in re.findall(r"\]\((?!https?:)([^)#]*)(#([^)]+))?\)", text):
+            there = (ROOT / page).parent / target if target else ROOT / page
+            assert there.exists(), f"{page}: {target}"
+            assert not anchor or anchor in anchors(there), f"{page}: {target}#{anchor}"
+
+
+def anchors(page: Path) -> set[str]:
+    """What GitHub makes of the headings of a page."""
+    heads = re.findall(r"^#+ (.*)$", page.read_text(encoding="utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", head.lower()).replace(" ", "-") for head in heads}
 
 
 def test_verbs_of_the_page_exist() -> None:
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    text = "".join((ROOT / page).read_text(encoding="utf-8") for page in PAGES)
     assert set(re.findall(r"`synth (\w+)", text)) - {"VERB"} <= set(VERBS)

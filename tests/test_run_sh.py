@@ -191,6 +191,7 @@ VALUES = {
     "RUN_DIR": "runs/a", "RESUME": "runs/a", "NOISE_SCHEDULE": "linear", "CHANNELS": "t1n,t2f",
     "TRAIN_MODE": "Conditional_always_known_only_healthy", "MODEL": "runs/a", "OUTPUT_DIR": "out",
     "ESTIMATE": "sample", "SAMPLES": "2", "SAMPLING_STEPS": "20", "BEG": "0", "END": "end",
+    "MASK": "m.nii.gz", "SEG": "s.nii.gz", "BRAIN": "b.nii.gz", "CONTRASTS": "t1n,t2f",
     "STEPS_SCHEDULER": "DPM_plus_plus_2M_Karras",
 }  # fmt: skip
 
@@ -211,6 +212,7 @@ def test_the_predecessors_keys_reach_the_verb(checkout, mode):
     else:
         assert (values["steps"], values["samples"], values["noise_schedule"]) == (20, 2, "linear")
         assert values["steps_scheduler"] == VALUES["STEPS_SCHEDULER"]
+        assert (values["brain"], values["contrasts"]) == (Path("b.nii.gz"), ["t1n", "t2f"])
         assert (values["begin"], values["end"], values["model"]) == (0, "end", Path("runs/a"))
 
 

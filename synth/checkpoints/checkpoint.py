@@ -28,13 +28,12 @@ from synth.base import families, manifest
 from synth.base.config import from_dict, to_dict
 from synth.base.errors import SynthError
 from synth.base.version import __version__
+from synth.base.weights import or_shipped
 from synth.checkpoints.compression import Bits, compact, widened
 
 FORMAT = 1
 MIGRATIONS: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {}
 """From format n to n + 1: a function of the metadata that returns the new metadata."""
-SHIPPED = Path(__file__).parents[2]
-"""Where weights/ of this package are looked for when the working directory has none."""
 WEIGHTS = "model.safetensors"
 ADAPTER, ADAPTER_CONFIG = "adapter_model.safetensors", "adapter_config.json"  # peft's names
 STATE = "state.pt"
@@ -173,12 +172,6 @@ def load(path: str | Path, *, device: str | torch.device = "cpu") -> Checkpoint:
     return Checkpoint(
         path=file, family=family.name, preset=preset, config=config, metadata=metadata, model=model
     )
-
-
-def or_shipped(path: str | Path) -> Path:
-    """Return the path, or where this package's own weights of that name are."""
-    path = Path(path)
-    return SHIPPED / path if not path.exists() and (SHIPPED / path).exists() else path
 
 
 def locate(path: str | Path) -> Path:

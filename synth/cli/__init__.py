@@ -79,7 +79,7 @@ VERBS = {
         "synth.cli.models", "read the weights of a public project into a checkpoint folder"
     ),
     "info": Verb(
-        "synth.cli.models", "show versions, devices, families and presets, or a checkpoint"
+        "synth.cli.models", "show versions, devices, families, presets and verbs, or a checkpoint"
     ),
 }
 
@@ -134,6 +134,8 @@ def run(verb: str, words: list[str]) -> int:
         _apart(words) if "command" in inspect.signature(work).parameters else (words, [])
     )
     values = parser.parse(words) | ({"command": tuple(command)} if command else {})
+    if verb == "info":
+        values["verbs"] = {name: row.about for name, row in VERBS.items()}
     from synth.training import log
 
     outermost = not logging.getLogger("synth").handlers  # a verb may run others

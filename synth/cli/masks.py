@@ -138,7 +138,7 @@ def _model(model: Path | None, share: float) -> Path | None:
     """Return the model that is to be used; the default one may be absent, a named one may not."""
     if share == 0:
         return None
-    from synth.checkpoints.checkpoint import or_shipped
+    from synth.base.weights import or_shipped
 
     if model is None and not or_shipped(DEFAULT_MODEL).is_dir():
         if share == 1:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shlex
+import shutil
+import subprocess
 from collections.abc import Mapping, Sequence
 from json import dumps
 from pathlib import Path
@@ -11,6 +13,7 @@ from typing import Any, Literal
 from synth.base import families
 from synth.base.config import did_you_mean, from_dict, to_dict
 from synth.base.errors import SynthError
+from synth.base.version import __version__
 from synth.training.config import TrainConfig
 
 
@@ -180,14 +183,15 @@ def convert(
     return 0
 
 
-def info(checkpoint: Path | None = None, *, json: bool = False) -> int:
-    """Show versions, devices, families and presets, or what a checkpoint says of itself.
+def info(checkpoint: Path | None = None, *, json: bool = False, **tables: Mapping[str, str]) -> int:
+    """Show versions, devices, families, presets and verbs, or what a checkpoint says of itself.
 
     Args:
         checkpoint: a checkpoint folder, a lone .safetensors file, a run, or a folder of several.
         json: print JSON.
+        tables: what else there is to show; the command line adds its verbs.
     """
-    facts = _checkpoint_facts(checkpoint) if checkpoint is not None else _installation()
+    facts = _checkpoint_facts(checkpoint) if checkpoint is not None else _installation() | tables
     if json:
         print(dumps(facts, indent=1))
         return 0
@@ -278,17 +282,24 @@ def _cases(
 
 
 def _installation() -> dict[str, Any]:
-    import torch
-
     from synth.base.manifest import versions
 
-    gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     return {
+        "version": __version__,
         "versions": versions(),
-        "devices": gpus or ["cpu"],
+        "devices": _gpus() or ["cpu"],
         "families": {name: parts.about for name, parts in families.FAMILIES.items()},
         "presets": {name: list(parts.presets.load()) for name, parts in families.FAMILIES.items()},
     }
+
+
+def _gpus() -> list[str]:
+    """Return the names of NVIDIA's GPUs. It is their driver that is asked: torch takes seconds."""
+    words = ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"]
+    if not shutil.which(words[0]):
+        return []
+    answer = subprocess.run(words, capture_output=True, text=True, check=False)
+    return answer.stdout.splitlines() if answer.returncode == 0 else []
 
 
 def _literal(text: str) -> Any:

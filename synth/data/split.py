@@ -108,7 +108,7 @@ def read_split(path: Path, root: Path | None = None) -> Split:
     for part in ("training", "testing"):
         rows = values.get(part, [])
         if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
-            raise SynthError(f"{path}: '{part}' is not a list of objects", hint="see the README")
+            raise SynthError(f"{path}: '{part}' is not a list of objects", hint="see docs/data.md")
         lists[part] = tuple(_entry(row, root, f"{path}: {part}[{i}]") for i, row in enumerate(rows))
     _require_root(path, root, [*lists["training"], *lists["testing"]])
     # The augmented file of the inpainting solution lists a patient once per invented mask.

@@ -12,10 +12,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from synth.base.weights import SHIPPED
 from synth.study.presets import Scale
 from synth.study.progress import Stage
 
-DEMO_WEIGHTS = Path(__file__).parents[2] / "weights"
+DEMO_WEIGHTS = SHIPPED / "weights"
 """Weights that come with this package."""
 FOLD = "{}"
 """Stands for the number of the fold where `synth launch --each` fills it in."""
