@@ -195,6 +195,7 @@ def judge(
     scores = [
         Score(
             case=case.id,
+            patient=case.patient,
             method=name,
             values=inpainting_metrics(answer, known.truth.data[0], known.voided, known.healthy),
             voxels=int(known.healthy.sum()),

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from synth.base.files import atomic_path
-from synth.metrics.statistics import paired_difference
+from synth.metrics.statistics import intervals, patient_means, signed_rank
 
 NON_FINITE = (
     "values that are not finite are left out of mean, sd and median and counted as non_finite; "
@@ -41,6 +41,8 @@ class Score:
     """Voxels that were judged."""
     seconds: float | None = None
     """Time to compute the answer, where we did."""
+    patient: str = ""
+    """Whose case it is; without, a patient of its own."""
 
 
 def spread(values: np.ndarray) -> dict[str, float | int | None]:
@@ -85,13 +87,16 @@ def _difference(
     cases = [c for c in own if c in theirs]
     a, b = (_column([side[c] for c in cases], metric) for side in (own, theirs))
     finite = np.isfinite(a) & np.isfinite(b)
-    a, b = a[finite], b[finite]
-    found: dict[str, float | int | None] = {"n": len(a), "excluded": int((~finite).sum())}
-    if len(a) < 2:  # one pair has a mean, but nothing says how sure it is
-        mean = float((a - b).mean()) if len(a) else None
-        return {"mean": mean, "low": None, "high": None, "p_value": None} | found
-    pair = paired_difference(a, b, seed=seed)
-    return {"mean": pair.mean, "low": pair.low, "high": pair.high, "p_value": pair.p_value} | found
+    d = (a - b)[finite]
+    patients = [own[c].patient or c for c, kept in zip(cases, finite, strict=True) if kept]
+    # One patient has a mean, but nothing says how sure it is.
+    spread = intervals(d, patients, seed=seed) if len(d) else None
+    low, high = spread.mean if spread else (None, None)
+    p = signed_rank(patient_means(d, patients)).p_value if spread else None
+    return {
+        "mean": float(d.mean()) if len(d) else None, "low": low, "high": high, "p_value": p,
+        "n": len(d), "excluded": int((~finite).sum()),
+    }  # fmt: skip
 
 
 def method_rows(summary: Mapping[str, Mapping[str, Any]]) -> list[list[str]]:

@@ -12,7 +12,7 @@ import torch.nn.functional as F  # noqa: N812
 from synth.data.case import MODALITIES
 from synth.diffusion.wavelet import BANDS, dwt3
 from synth.evaluate.scans.scan_case import Scans
-from synth.metrics.statistics import bootstrap_ci
+from synth.metrics.statistics import intervals
 
 LEVELS = 3
 SMALLEST = 1e-6  # of the brain's variance; keeps the logarithm of an empty band finite
@@ -52,11 +52,12 @@ def texture_columns(energies: np.ndarray) -> dict[str, float]:  # (4, levels, 7)
 def energy_ratio(made: np.ndarray, real: np.ndarray, *, seed: int = 0) -> dict[str, float | None]:
     """Return made over real energy from their ln in each case, with a bootstrap interval."""
     made, real = made[np.isfinite(made)], real[np.isfinite(real)]
-    if min(len(made), len(real)) < 2:
+    sides = [intervals(v, seed=seed) if len(v) else None for v in (made, real)]
+    if None in sides:
         return {"ratio": None, "low": None, "high": None}
     # Both sides are resampled: the interval of each, joined as independent errors are.
     difference = float(made.mean() - real.mean())
-    (a, b), (c, d) = (bootstrap_ci(v, seed=seed) for v in (made, real))
+    (a, b), (c, d) = (side.mean for side in sides if side)
     below = np.hypot(made.mean() - a, d - real.mean())
     above = np.hypot(b - made.mean(), real.mean() - c)
     values = {"ratio": difference, "low": difference - below, "high": difference + above}
