@@ -283,8 +283,8 @@ def test_empty_and_broken_maps_are_named_and_the_others_go_on(folders: Path, tmp
         (["PRED", "TRUTH", "--scheme", "brats2032"], "not known"),
         (["PRED", "TRUTH", "--baselines", "none"], "for inpainting"),
         (["PRED", "TRUTH", "--train", "EMPTY"], "no label maps"),
-        (["ONE", "TRUTH"], "1 of 1 label maps"),
-        (["PRED", "FEW"], "3 of 3 label maps"),
+        (["ONE", "TRUTH"], "1 of 1 cases"),
+        (["PRED", "FEW"], "3 of 3 cases"),
         (["PRED", "SAME"], "most real masks are the same"),
     ],
 )  # fmt: skip

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -103,7 +103,10 @@ def method_rows(summary: Mapping[str, Mapping[str, Any]]) -> list[list[str]]:
     """Return the table of methods: heading first, then mean ± sd of every shown metric."""
     rows = [["method", *(heading for heading, _ in SHOWN.values()), "cases", "s/case"]]
     for method, metrics in summary.items():
-        cells = [_mean_sd(metrics[m], decimals) for m, (_, decimals) in SHOWN.items()]
+        cells = [
+            mean_sd(metrics[m], decimals, none="not finite", counted=True)
+            for m, (_, decimals) in SHOWN.items()
+        ]
         first = metrics[next(iter(SHOWN))]
         seconds = metrics["seconds"]
         rows.append([
@@ -142,17 +145,33 @@ def markdown_table(rows: Sequence[Sequence[str]]) -> str:
     return "\n".join(f"| {' | '.join(row)} |" for row in (rows[0], rule, *rows[1:]))
 
 
-def write_csv(path: Path, scores: Sequence[Score]) -> Path:
-    """Write one line a case and method, numbers in full precision (inf and nan as such)."""
-    metrics = list(scores[0].values)
+def write_csv(path: Path, heading: Sequence[str], lines: Iterable[Sequence[object]]) -> Path:
+    """Write lines as CSV, floats in full precision (inf and nan as such)."""
     text = io.StringIO()
-    lines = csv.writer(text, lineterminator="\n")
-    lines.writerow(["case", "method", *metrics, "hole_voxels"])
-    for s in scores:
-        lines.writerow([s.case, s.method, *(repr(float(s.values[m])) for m in metrics), s.voxels])
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(heading)
+    writer.writerows(
+        [repr(float(c)) if isinstance(c, float) else c for c in line] for line in lines
+    )
+    return write_text(path, text.getvalue())
+
+
+def write_text(path: Path, text: str) -> Path:
+    """Write a text file atomically."""
     with atomic_path(path) as temporary:
-        temporary.write_text(text.getvalue(), encoding="utf-8")
+        temporary.write_text(text, encoding="utf-8")
     return path
+
+
+def mean_sd(
+    found: Mapping[str, Any] | None, decimals: int = 3, *, none: str = "–", counted: bool = False
+) -> str:
+    """Write a mean ± sd; `counted` says of how many, where some were left out."""
+    if found is None or found["mean"] is None:
+        return none
+    sd = "" if found["sd"] is None else f" ± {found['sd']:.{decimals}f}"
+    of = f" (n={found['n']})" if counted and found["non_finite"] else ""
+    return f"{found['mean']:.{decimals}f}{sd}{of}"
 
 
 def _by_method(scores: Sequence[Score]) -> dict[str, dict[str, Score]]:
@@ -164,14 +183,6 @@ def _by_method(scores: Sequence[Score]) -> dict[str, dict[str, Score]]:
 
 def _column(scores: Sequence[Score], metric: str) -> np.ndarray:
     return np.array([s.values[metric] for s in scores], float)
-
-
-def _mean_sd(found: Mapping[str, Any], decimals: int) -> str:
-    if found["mean"] is None:
-        return "not finite"
-    sd = "" if found["sd"] is None else f" ± {found['sd']:.{decimals}f}"
-    of = f" (n={found['n']})" if found["non_finite"] else ""
-    return f"{found['mean']:.{decimals}f}{sd}{of}"
 
 
 def _interval(found: Mapping[str, Any], decimals: int) -> str:

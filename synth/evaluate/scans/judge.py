@@ -6,9 +6,6 @@ voxel size, the coarser of the sets, since texture depends on it. `--keep` sorts
 
 from __future__ import annotations
 
-import csv
-import io
-import logging
 import math
 import time
 from collections.abc import Mapping, Sequence
@@ -19,11 +16,16 @@ from typing import Any
 import numpy as np
 
 from synth.base.devices import pick
-from synth.base.errors import SynthError
-from synth.base.files import atomic_path, write_json
 from synth.base.manifest import manifest
 from synth.data.case import Case
 from synth.evaluate import quality_filter
+from synth.evaluate.common import (
+    Evaluation,
+    evenly,
+    judge_each,
+    refuse_existing,
+    write_results,
+)
 from synth.evaluate.quality_filter import Rule
 from synth.evaluate.scans import pictures as synthesis_pictures
 from synth.evaluate.scans import tables as synthesis_tables
@@ -32,10 +34,9 @@ from synth.evaluate.scans.random_features import RandomConvolutions
 from synth.evaluate.scans.reference import Jury, Verdict
 from synth.evaluate.scans.scan_case import common_spacing_mm, find_scans, load_scans, real_sets
 from synth.evaluate.scans.segmenter import Segmenter
-from synth.evaluate.tables import markdown_table, plain_table
+from synth.evaluate.tables import plain_table, write_csv
 from synth.training.log import Progress
 
-SUMMARY = "summary.json"
 LEAST = {"generated": 2, "real": 4, "training": 3}
 THUMBNAILS = 24
 """Cases of a set that diversity is measured on."""
@@ -43,18 +44,6 @@ NEEDS = {
     **dict.fromkeys(DICE, "--segmenter"),
     **dict.fromkeys(("copied", "nearest_distance"), "--train or --split"),
 }
-
-log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, kw_only=True)
-class SynthesisEvaluation:
-    """What came out; the same lies in the output folder."""
-
-    problems: tuple[str, ...]
-    """One line for each case that cannot be read."""
-    summary: Mapping[str, Any]
-    table: str
 
 
 @dataclass(kw_only=True)
@@ -70,33 +59,23 @@ class Reader:
 
     def read(self, name: str, cases: Sequence[Case], bar: Progress) -> list[Description]:
         """Describe the cases of a set; a bad one is noted and left out."""
-        found = []
         training = name == "training"
-        drawn = set(_evenly(len(cases), synthesis_pictures.ROWS)) if self.pictures else set()
-        thumbnails = _evenly(len(cases), 0 if training else THUMBNAILS)
-        for number, case in enumerate(cases):
-            try:
-                scans = load_scans(case, self.spacing_mm)
-                found.append(
-                    describe(
-                        scans, self.features, None if training else self.segmenter,
-                        thumbnail=number in thumbnails,
-                    )
-                )  # fmt: skip
-                if number in drawn and not training:
-                    row = (case.id, synthesis_pictures.panels_of(scans))
-                    self.panels.setdefault(name, []).append(row)
-            except SynthError as error:
-                self.problems.append(_one_line(name, case, error))
-                log.warning(self.problems[-1])
-            bar.advance()
-        if len(found) < LEAST[name]:
-            raise SynthError(
-                f"{name}: {len(found)} of {len(cases)} cases can be judged, "
-                f"{LEAST[name]} are needed",
-                hint=self.problems[0] if self.problems else "give more cases",
-            )
-        return found
+        drawn, thumbnails = (
+            {cases[i].id for i in evenly(len(cases), 0 if training else most)}
+            for most in (synthesis_pictures.ROWS * self.pictures, THUMBNAILS)
+        )
+
+        def describe_case(case: Case) -> Description:
+            scans = load_scans(case, self.spacing_mm)
+            segmenter = None if training else self.segmenter
+            found = describe(scans, self.features, segmenter, thumbnail=case.id in thumbnails)
+            if case.id in drawn:
+                row = (case.id, synthesis_pictures.panels_of(scans))
+                self.panels.setdefault(name, []).append(row)
+            return found
+
+        least = LEAST[name]
+        return list(judge_each(cases, describe_case, self.problems, bar, name=name, least=least))
 
 
 def evaluate_synthesis(
@@ -109,7 +88,7 @@ def evaluate_synthesis(
     segmenter: Path | None = None,
     keep: Sequence[str] = (),
     **options: Any,
-) -> SynthesisEvaluation:
+) -> Evaluation:
     """Judge made scans; write per_case.csv, summary.json, table.md and pictures.
 
     Args:
@@ -127,8 +106,7 @@ def evaluate_synthesis(
     began = time.monotonic()
     wish = Options(**options)
     rules = quality_filter.parse_rules(keep)
-    if (out / SUMMARY).exists() and not wish.force:
-        raise SynthError(f"{out} holds an evaluation already", hint="--force overwrites it")
+    refuse_existing(out, force=wish.force)
     sets = {"generated": find_scans(pred_dir, wish.scheme)}
     sets |= real_sets(truth_dir, train_dir, split, wish.scheme)
     columns = column_names(segmenter=segmenter is not None, training="training" in sets)
@@ -173,15 +151,9 @@ def evaluate_synthesis(
     }
     _write_csv(out / "per_case.csv", read, {"real": jury.verdict, **verdicts}, jury)
     tables = synthesis_tables.tables(summary)
-    with atomic_path(out / "table.md") as temporary:
-        parts = [f"{head}\n\n{markdown_table(t)}\n" for head, t in tables]
-        temporary.write_text("\n".join(parts), encoding="utf-8")
-    write_json(out / SUMMARY, summary)  # last: it says that all is there
-    return SynthesisEvaluation(
-        problems=tuple(reader.problems),
-        summary=summary,
-        table="\n\n".join(plain_table(t) for _, t in tables[:3]),
-    )
+    write_results(out, tables, summary)
+    plain = "\n\n".join(plain_table(t) for _, t in tables[:3])
+    return Evaluation(problems=tuple(reader.problems), summary=summary, table=plain)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -241,24 +213,12 @@ def _write_csv(
     verdicts: Mapping[str, Verdict],
     jury: Jury,
 ) -> None:
-    text = io.StringIO()
-    lines = csv.writer(text, lineterminator="\n")
     names = list(dict.fromkeys(n for v in verdicts.values() for row in v.rows for n in row))
-    lines.writerow(["set", "case", *names, "nearest_training"])
+    lines = []
     for name, own in read.items():
         near = verdicts[name].nearest
         for i, (described, row) in enumerate(zip(own, verdicts[name].rows, strict=True)):
-            cells = [repr(float(row.get(n, math.nan))) for n in names]
             other = "" if near is None else jury.train[near.index[i]].case.id
-            lines.writerow([name, described.case.id, *cells, other])
-    with atomic_path(path) as temporary:
-        temporary.write_text(text.getvalue(), encoding="utf-8")
-
-
-def _one_line(name: str, case: Case, error: SynthError) -> str:
-    hint = f" → {error.hint}" if error.hint else ""
-    return f"{name} {case.id}: {error.message.removeprefix(f'{case.id}: ')}{hint}"
-
-
-def _evenly(count: int, most: int) -> list[int]:
-    return np.linspace(0, count - 1, min(most, count)).round().astype(int).tolist()
+            cells = (float(row.get(n, math.nan)) for n in names)
+            lines.append([name, described.case.id, *cells, other])
+    write_csv(path, ["set", "case", *names, "nearest_training"], lines)

@@ -15,8 +15,8 @@ import numpy as np
 from synth.base.errors import SynthError
 from synth.data.case import MODALITIES, Case, discover, region, require_unique
 from synth.data.prepare import brain_mask, prepare
-from synth.data.split import read_split
 from synth.data.volume import READ_ERRORS, Volume
+from synth.evaluate.common import find_real_sets
 
 NCR, ED, ET = 1, 2, 3
 DIVISOR = 8
@@ -63,25 +63,16 @@ def real_sets(
     truth_dir: Path, train_dir: Path | None, split: Path | None, scheme: str
 ) -> dict[str, list[Case]]:
     """Find the real cases: unseen ones as "real", and "training" ones if they are told."""
-    sets = {}
-    if split is None:
-        sets["real"] = find_scans(truth_dir, scheme, real=True)
-    else:
-        parts = read_split(split, truth_dir)
-        for name, entries in (("real", parts.testing), ("training", parts.training)):
-            cases = [e.case for e in entries if e.source is None]
-            sets[name] = [c if scheme == "auto" else c.with_scheme(scheme) for c in cases]
-        if not sets["real"]:
-            raise SynthError(f"{split}: no testing cases", hint="without --split, all are judged")
-    if train_dir is not None:
-        sets["training"] = find_scans(train_dir, scheme, real=True)
+    sets = find_real_sets(
+        truth_dir, train_dir, split, scheme, lambda folder: find_scans(folder, scheme, real=True)
+    )
     seen = {c.id for c in sets.get("training", ())} & {c.id for c in sets["real"]}
     if seen:
         raise SynthError(
             f"{min(seen)} is an unseen case and a training case ({len(seen)} such)",
             hint="judge by cases that no model was trained on",
         )
-    return {name: cases for name, cases in sets.items() if cases}
+    return sets
 
 
 def common_spacing_mm(*sets: Iterable[Case]) -> float:
