@@ -12,7 +12,7 @@ from synth.data.volume import Volume
 from synth.phantom.anatomy import MNI_NOTICE, Grid, Noise
 from synth.phantom.cohort import FILES, Phantom, case_id, make_phantom, write_cohort
 from synth.phantom.scanner import MODALITIES, thick_slices
-from synth.pictures.montage import cohort_montage, display_planes, montage, three_planes
+from synth.pictures.montage import display_planes, montage, three_planes
 
 CASES = 5
 
@@ -270,10 +270,13 @@ def test_pictures_stand_upright() -> None:
     assert np.array_equal(three_planes(data[0], mask=mask)[0], axial)
 
 
-def test_montage_writes_a_picture(tmp_path: Path, site_a: list[Phantom]) -> None:
+def test_montage_writes_a_picture(tmp_path: Path) -> None:
     from matplotlib.image import imread
 
-    path = cohort_montage([case.volumes() for case in site_a[:2]], tmp_path / "cohort.png")
+    grey = np.random.default_rng(0).random((40, 40))
+    disc = (np.hypot(*(np.indices((40, 40)) - 20)) < 9).astype(int)
+    overlays = {(row, 4): (disc, {1: "#ff0000"}, False) for row in range(2)}
+    path = montage([[grey] * 6] * 2, tmp_path / "cohort.png", overlays=overlays)
     picture = imread(path)[..., :3]
     assert picture.shape[1] > 2.5 * picture.shape[0]  # two rows of six
     greys = np.ptp(picture, axis=2) < 0.05

@@ -16,8 +16,9 @@ from scipy import stats
 from synth.evaluate.mask_files import Mask
 from synth.evaluate.tables import mean_sd, spread
 from synth.metrics import shape_sets
+from synth.metrics.distribution import Interval, mmd2_interval
 from synth.metrics.shape import DESCRIBED, features
-from synth.metrics.shape_sets import Interval, Nearest, Standard
+from synth.metrics.shape_sets import Nearest, Standard
 
 CODE_MARGIN = 1.1
 """Of the grid that overlaps are counted on, over the largest real mask."""
@@ -123,7 +124,12 @@ class Jury:
             }
         return Verdict(
             rows=rows,
-            mmd2=shape_sets.shape_mmd2(rows, self.rows, self.standard, seed=self.seed),
+            mmd2=mmd2_interval(
+                self.standard(rows),
+                self.standard(self.rows),
+                bandwidth=self.standard.bandwidth,
+                seed=self.seed,
+            ),
             wasserstein={
                 name: shape_sets.wasserstein(
                     _column(rows, name), _column(self.rows, name), seed=self.seed

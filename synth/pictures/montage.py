@@ -106,38 +106,6 @@ def montage(
     return path
 
 
-def cohort_montage(
-    cases: Sequence[Path | Mapping[str, Volume]],
-    path: str | Path,
-    *,
-    title: str = "",
-    most: int = 6,
-) -> Path:
-    """Show cases as rows: four contrasts, labels on t1n, and the voided t1n, where tumour is most.
-
-    A case is a folder in the challenge's layout, or its Volumes by suffix.
-    """
-    names = ("t1n", "t1c", "t2w", "t2f")
-    rows, labels, overlays = [], [], {}
-    for number, case in enumerate(cases[:most]):
-        volumes, label = _case_volumes(case, (*names, "seg", "mask", "t1n-voided"), number)
-        seg = volumes["seg"]
-        axis = _axes(seg.affine)[2][0]
-        others = tuple(dim for dim in range(3) if dim != axis)
-        index = int((seg.data[0] > 0).sum(axis=others).argmax())
-        panels = {name: display_axial(volume, index) for name, volume in volumes.items()}
-        frame = square_around(panels["t1n"] > 0)
-        panels = {name: panel[frame] for name, panel in panels.items()}
-        rows.append([*(panels[name] for name in names), panels["t1n"], panels["t1n-voided"]])
-        overlays[number, 4] = (panels["seg"], LABEL_COLOURS, False)
-        overlays[number, 5] = (panels["mask"], MASK_COLOURS, True)
-        labels.append(label)
-    return montage(
-        rows, path, row_labels=labels, column_labels=(*names, "labels", "voided"),
-        overlays=overlays, title=title,
-    )  # fmt: skip
-
-
 def square_around(inside: np.ndarray, margin: int = 2) -> tuple[slice, slice]:
     """Crop to what is there, as a square where the image allows, so that all heads fill alike."""
     places = np.argwhere(inside)
@@ -147,16 +115,6 @@ def square_around(inside: np.ndarray, margin: int = 2) -> tuple[slice, slice]:
     half = int((np.ptp(places, axis=0).max() + 1) // 2 + margin)
     row, column = (slice(max(0, m - half), m + half) for m in middle.tolist())
     return row, column
-
-
-def _case_volumes(
-    case: Path | Mapping[str, Volume], names: Sequence[str], number: int
-) -> tuple[dict[str, Volume], str]:
-    if isinstance(case, Mapping):
-        return {name: case[name] for name in names}, f"case {number + 1}"
-    folder = Path(case)
-    files = {name: folder / f"{folder.name}-{name}.nii.gz" for name in names}
-    return {name: Volume.load(file) for name, file in files.items()}, folder.name
 
 
 def _wrapped(label: str) -> str:

@@ -12,18 +12,14 @@ sample's size; it is reported for equal sizes only, beside what real cases score
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
-from scipy.spatial.distance import cdist, pdist
+from scipy.spatial.distance import pdist
 
 from synth.base.errors import SynthError
 from synth.metrics.distribution import frechet_distance, ms_ssim_3d
-from synth.metrics.shape_sets import Interval
 
-Kernel = Literal["polynomial", "rbf"]
-RESAMPLES, HALVINGS, FID_DEALS = 1000, 200, 30
-LEVEL = 0.95
+FID_DEALS = 30
 FEWEST = 4
 LEAST_SPREAD = 0.01
 """Of a feature's size: what real cases hardly vary in may not decide everything."""
@@ -58,59 +54,6 @@ class Standard:
     def __call__(self, features: np.ndarray) -> np.ndarray:
         """Standardise and compress."""
         return _compressed((features - self.mean) / self.scale)
-
-    def gram(self, x: np.ndarray, kernel: Kernel) -> np.ndarray:  # standardised (n, d) → (n, n)
-        """Return the kernel of all pairs."""
-        if kernel == "polynomial":
-            return (x @ x.T / x.shape[1] + 1) ** 3
-        return np.exp(-cdist(x, x, "sqeuclidean") / (2 * self.bandwidth**2))
-
-
-def weighted_mmd2(gram: np.ndarray, u: np.ndarray, v: np.ndarray) -> np.ndarray:
-    """Unbiased MMD² between weightings u and v (B, n) of n items; 0/1 weights choose subsets.
-
-    A resample may hold an item twice. The pair of an item with itself is left out, as it is of the
-    estimate; counting it would push every resample upwards.
-    """
-    apart = gram - np.diag(np.diag(gram))
-
-    def within(w: np.ndarray) -> np.ndarray:
-        pairs = w.sum(axis=1) ** 2 - (w**2).sum(axis=1)
-        return ((w @ apart) * w).sum(axis=1) / np.maximum(pairs, 1)
-
-    across = ((u @ gram) * v).sum(axis=1) / (u.sum(axis=1) * v.sum(axis=1))
-    return within(u) + within(v) - 2 * across
-
-
-def kernel_distance(
-    made: np.ndarray, real: np.ndarray, standard: Standard, kernel: Kernel, *, seed: int = 0
-) -> Interval:  # (n, features), (m, features)
-    """Unbiased MMD² of two sets, with the bootstrap over the cases of both."""
-    n, m = len(made), len(real)
-    gram = standard.gram(standard(np.concatenate((made, real))), kernel)
-    ours, theirs = np.zeros((2, RESAMPLES + 1, n + m))
-    ours[0, :n], theirs[0, n:] = 1, 1
-    rng = np.random.default_rng(seed)
-    ours[1:, :n] = rng.multinomial(n, np.full(n, 1 / n), RESAMPLES)
-    theirs[1:, n:] = rng.multinomial(m, np.full(m, 1 / m), RESAMPLES)
-    found = weighted_mmd2(gram, ours, theirs)
-    low, high = np.quantile(found[1:], ((1 - LEVEL) / 2, (1 + LEVEL) / 2))
-    return Interval(value=float(found[0]), low=float(low), high=float(high))
-
-
-def kernel_floor(
-    real: np.ndarray, standard: Standard, kernel: Kernel, *, seed: int = 0
-) -> dict[str, float]:
-    """Return what random halves of the real cases are apart: mean and 95 % quantile.
-
-    Halves are smaller than the sets compared, so that the floor is rather high than low.
-    """
-    gram = standard.gram(standard(real), kernel)
-    rng = np.random.default_rng(seed)
-    order = np.argsort(rng.random((HALVINGS, len(real))), axis=1)
-    one = (order < len(real) // 2).astype(float)
-    found = weighted_mmd2(gram, one, 1 - one)
-    return {"mean": float(found.mean()), "high": float(np.quantile(found, LEVEL))}
 
 
 def frechet(

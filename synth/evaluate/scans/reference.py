@@ -17,18 +17,12 @@ from scipy import stats
 
 from synth.data.case import MODALITIES
 from synth.evaluate.scans.copies import Memory, Nearest
-from synth.evaluate.scans.distance import (
-    Kernel,
-    Standard,
-    frechet,
-    kernel_distance,
-    kernel_floor,
-    pair_similarity,
-)
+from synth.evaluate.scans.distance import Standard, frechet, pair_similarity
 from synth.evaluate.scans.features import DICE, Description
 from synth.evaluate.scans.regions import column, mean_names, share_of_signs, signs, worst_z
 from synth.evaluate.scans.texture import LEVELS, energy_ratio
-from synth.metrics.shape_sets import Interval, wasserstein
+from synth.metrics.distribution import Interval, Kernel, halvings, mmd2_floor, mmd2_interval
+from synth.metrics.shape_sets import wasserstein
 
 PAIRS = 20
 """Pairs of brains that diversity is the mean of."""
@@ -58,8 +52,14 @@ class Jury:
         self.real, self.train, self.seed = list(real), list(train), seed
         self.features = np.stack([d.features for d in real])
         self.standard = Standard.of(self.features)
+        halves = halvings(len(real), seed=seed)
         self.floor = {
-            name: kernel_floor(self.features, self.standard, kernel, seed=seed)
+            name: mmd2_floor(
+                self.standard(self.features),
+                halves,
+                kernel=kernel,
+                bandwidth=self.standard.bandwidth,
+            )
             for name, kernel in KERNELS.items()
         }
         self.rows = [d.row for d in real]
@@ -95,8 +95,12 @@ class Jury:
         return Verdict(
             rows=rows,
             distances={
-                name: kernel_distance(
-                    features, self.features, self.standard, kernel, seed=self.seed
+                name: mmd2_interval(
+                    self.standard(features),
+                    self.standard(self.features),
+                    kernel=kernel,
+                    bandwidth=self.standard.bandwidth,
+                    seed=self.seed,
                 )
                 for name, kernel in KERNELS.items()
             },
