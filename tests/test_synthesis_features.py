@@ -8,8 +8,8 @@ import torch
 from scipy import ndimage
 
 from synth.base.errors import SynthError
-from synth.evaluate.scans.distance import Standard, frechet, pair_similarity
-from synth.evaluate.scans.random_features import RandomConvolutions, pooled, standardised
+from synth.evaluate.scans.features import RandomConvolutions, pooled, standardised
+from synth.evaluate.scans.reference import Standard, frechet, pair_similarity
 from synth.evaluate.scans.scan_case import Scans
 from synth.metrics.distribution import (
     frechet_distance,

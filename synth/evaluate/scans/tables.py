@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from synth.data.case import MODALITIES
-from synth.evaluate.scans.texture import LEVELS
+from synth.evaluate.scans.scan_case import LEVELS
 from synth.evaluate.tables import mean_sd
 
 Rows = list[list[str]]
