@@ -31,11 +31,9 @@ from synth.base.devices import pick
 from synth.base.files import read_json, write_json
 from synth.data.case import Case, discover
 from synth.data.split import read_split
-from synth.evaluate.scans.features import Description, describe
-from synth.evaluate.scans.random_features import RandomConvolutions
+from synth.evaluate.scans.features import Description, RandomConvolutions, Segmenter, describe
 from synth.evaluate.scans.reference import Jury
 from synth.evaluate.scans.scan_case import common_spacing_mm, load_scans
-from synth.evaluate.scans.segmenter import Segmenter
 from synth.training import log
 
 CALLS = (5, 10, 20, 50, 250)

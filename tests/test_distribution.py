@@ -1,4 +1,4 @@
-"""Set distances against MONAI, scipy and closed forms; features against their meaning."""
+"""Set distances against MONAI, scipy, double sums and closed forms."""
 
 import numpy as np
 import pytest
@@ -6,17 +6,20 @@ import scipy.linalg
 from scipy import ndimage
 
 from synth.base.errors import SynthError
-from synth.metrics.distribution import frechet_distance, mmd2, ms_ssim_3d, volume_features
+from synth.metrics.distribution import (
+    frechet_distance,
+    halvings,
+    mmd2,
+    mmd2_floor,
+    mmd2_interval,
+    ms_ssim_3d,
+    weighted_mmd2,
+)
 
 
 def texture(seed: int, shape: tuple[int, ...], smooth: float = 1.5) -> np.ndarray:
     field = ndimage.gaussian_filter(np.random.default_rng(seed).normal(size=shape), smooth)
     return np.clip(0.5 + 0.2 * field / field.std(), 0, 1)
-
-
-def head(seed: int, smooth: float = 1.5, shape: tuple[int, int, int] = (40, 44, 36)) -> np.ndarray:
-    grid = np.stack(np.meshgrid(*(np.linspace(-1, 1, n) for n in shape), indexing="ij"))
-    return np.where((grid**2).sum(0) < 0.7, 0.1 + texture(seed, shape, smooth), 0)
 
 
 @pytest.mark.parametrize(
@@ -112,44 +115,47 @@ def test_frechet_closed_forms() -> None:
     assert frechet_distance(p, q) == pytest.approx(expected)
 
 
-def test_features_are_deterministic_and_blind_to_the_unit_and_the_margin() -> None:
-    volume = head(0)
-    features = volume_features(volume)
-    assert features.shape == (9 + 27 + 4 * 7 * 2,)
-    np.testing.assert_array_equal(features, volume_features(volume.copy()))
-    np.testing.assert_allclose(volume_features(volume * 731), features, rtol=0, atol=1e-9)
-    np.testing.assert_array_equal(
-        volume_features(np.pad(volume, ((3, 5), (0, 2), (7, 1)))), features
-    )
-    pair = volume_features(np.stack((volume, head(1))))
-    np.testing.assert_array_equal(pair, np.concatenate((features, volume_features(head(1)))))
+def test_a_resample_leaves_out_the_pairs_of_a_case_with_itself() -> None:
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(5, 3))
+    gram = np.exp(x @ x.T)
+    picks, others = [0, 0, 1, 2], [3, 4, 4]
+    u, v = (np.bincount(p, minlength=5)[None].astype(float) for p in (picks, others))
+
+    def within(items: list[int]) -> float:
+        return float(np.mean([gram[i, j] for i in items for j in items if i != j]))
+
+    across = np.mean([gram[i, j] for i in picks for j in others])
+    expected = within(picks) + within(others) - 2 * across
+    assert weighted_mmd2(gram, u, v)[0] == pytest.approx(expected, rel=1e-12)
 
 
-def test_features_mean_what_they_say() -> None:
-    shape = (30, 33, 36)
-    ramp = np.broadcast_to(np.linspace(1, 2, 36), shape).copy()
-    features = volume_features(ramp)
-    deciles, layout = features[:9], features[9:36].reshape(3, 3, 3)
-    # Grey values spread evenly; 36 of them, scaled at the extreme percentiles.
-    np.testing.assert_allclose(deciles, np.linspace(0.1, 0.9, 9), atol=1 / 36)
-    np.testing.assert_allclose(layout[0, 0], [1 / 6, 1 / 2, 5 / 6], atol=1 / 36)
-    np.testing.assert_allclose(layout, np.broadcast_to(layout[0, 0], (3, 3, 3)), atol=1e-12)
-    assert layout.mean() == pytest.approx(deciles.mean(), abs=1e-2)
-    noise = np.random.default_rng(0).normal(10, 1, size=(48, 48, 48))
-    spread = volume_features(noise)[36:][1:14:2]  # finest level, std over mean magnitude
-    # √(π/2) for a Gaussian; 14 k coefficients a band, and 1 % of the voxels are clipped.
-    np.testing.assert_allclose(spread, np.sqrt(np.pi / 2), rtol=0.03)
+def test_equal_distributions_are_zero_within_the_interval_and_others_are_not() -> None:
+    rng = np.random.default_rng(1)
+    covered, shifted, values = 0, 0, []
+    for seed in range(40):
+        x, y = rng.normal(size=(14, 20)), rng.normal(size=(16, 20))
+        found = mmd2_interval(x, y, kernel="polynomial", seed=seed)
+        values.append(found.value)
+        covered += found.low <= 0 <= found.high
+        shifted += mmd2_interval(x + 1, y, kernel="polynomial", seed=seed).low > 0
+    # Nominally 95 %; 34 of 40 has a chance below 2 % to be missed at that rate.
+    assert covered >= 34
+    assert shifted == 40
+    # Unbiased: the mean of 40 is within three of its standard errors of nothing.
+    assert abs(np.mean(values)) < 3 * np.std(values) / 40**0.5
 
 
-def test_set_distances_rank_a_blurred_set_behind_a_fresh_one() -> None:
-    sets = {
-        "reference": [head(s) for s in range(10)],
-        "fresh": [head(s) for s in range(10, 20)],
-        "smooth": [head(s, smooth=2.0) for s in range(20, 30)],
-    }
-    f = {name: np.stack([volume_features(v) for v in volumes]) for name, volumes in sets.items()}
-    for distance in (mmd2, frechet_distance):
-        assert distance(f["reference"], f["fresh"]) < distance(f["reference"], f["smooth"]) / 3
+def test_halves_are_dealt_evenly_and_are_nothing_apart_on_average() -> None:
+    halves = halvings(9)
+    assert (halves.sum(axis=1) == 4).all()
+    assert halves.mean(axis=0) == pytest.approx([4 / 9] * 9, abs=0.15)  # four sd of 200 deals
+    x = np.random.default_rng(0).normal(size=(9, 3))
+    each = [mmd2(x[half], x[~half], bandwidth=1.0) for half in halves]
+    found = mmd2_floor(x, halves, bandwidth=1.0)
+    assert found["mean"] == pytest.approx(np.mean(each), rel=1e-9)
+    assert found["high"] == pytest.approx(np.quantile(each, 0.95), rel=1e-9)
+    assert abs(found["mean"]) < 0.1
 
 
 def test_refusals() -> None:
@@ -166,7 +172,3 @@ def test_refusals() -> None:
         ms_ssim_3d(np.zeros((40,) * 3), np.zeros((40,) * 3), data_range=1)
     with pytest.raises(SynthError, match="out of range"):
         ms_ssim_3d(np.zeros((40,) * 3), np.zeros((40,) * 3), data_range=0)
-    with pytest.raises(SynthError, match="no contrast"):
-        volume_features(np.zeros((20, 20, 20)))
-    with pytest.raises(SynthError, match="one volume at a time"):
-        volume_features(np.zeros((20, 20)))

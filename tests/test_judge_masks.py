@@ -27,7 +27,7 @@ from synth.evaluate.mask_files import Mask, common_spacing_mm, find_masks, load_
 from synth.evaluate.mask_reference import Jury
 from synth.evaluate.masks import evaluate_masks
 from synth.metrics import shape_sets
-from synth.metrics.distribution import mmd2
+from synth.metrics.distribution import mmd2, mmd2_interval
 from synth.metrics.shape import DESCRIBED, features, regions_of
 from synth.pictures.rendering import BACK, SIDE, render
 from tests.conftest import ball
@@ -68,24 +68,13 @@ def jury(train, unseen) -> Jury:
 def test_value_is_the_unbiased_mmd2_and_its_interval_covers_it():
     a, b = rows(lumps(0, 14)), rows(lumps(50, 12))
     standard = shape_sets.Standard.of(b)
-    found = shape_sets.shape_mmd2(a, b, standard)
     x, y = standard(a), standard(b)
+    found = mmd2_interval(x, y, bandwidth=standard.bandwidth)
     assert found.value == pytest.approx(mmd2(x, y, bandwidth=standard.bandwidth), rel=1e-12)
     assert found.low < found.value < found.high
     assert standard.bandwidth == np.median(
         [np.linalg.norm(p - q) for i, p in enumerate(y) for q in y[:i]]
     )
-
-
-def test_bootstrap_leaves_out_the_pairs_of_a_mask_with_itself():
-    rng = np.random.default_rng(0)
-    gram = rng.random((5, 5))
-    weights = np.array([[1, 1, 1, 1, 1], [2, 0, 1, 2, 0]])
-    found = shape_sets._pair_mean(weights, gram)
-    for w, value in zip(weights, found, strict=True):
-        picks = np.repeat(np.arange(5), w)
-        pairs = [gram[i, j] for i in picks for j in picks if i != j]
-        assert value == pytest.approx(np.mean(pairs), rel=1e-12)
 
 
 def test_a_feature_that_does_not_exist_is_average_and_one_that_never_varies_has_a_least_spread():
@@ -108,11 +97,15 @@ def test_a_feature_that_does_not_exist_is_average_and_one_that_never_varies_has_
 def test_identical_sets_and_sets_of_one_process_cover_zero_and_spheres_are_far(train, unseen):
     own, other = ([features(m.regions, MM) for m in masks] for masks in (train, unseen))
     standard = shape_sets.Standard.of(other)
+
+    def apart(rows):
+        return mmd2_interval(standard(rows), standard(other), bandwidth=standard.bandwidth)
+
     for a in (own, other):
-        found = shape_sets.shape_mmd2(a, other, standard)
+        found = apart(a)
         assert found.low <= 0 <= found.high
     balls = list(spheres(train, 24, np.random.default_rng(0)))
-    far = shape_sets.shape_mmd2([features(m.regions, MM) for m in balls], other, standard)
+    far = apart([features(m.regions, MM) for m in balls])
     floor = shape_sets.floor(other, standard, ("log_wt_ml",))
     assert far.low > 0.3
     assert far.value > 5 * floor["mmd2"]["high"]
@@ -283,8 +276,8 @@ def test_empty_and_broken_maps_are_named_and_the_others_go_on(folders: Path, tmp
         (["PRED", "TRUTH", "--scheme", "brats2032"], "not known"),
         (["PRED", "TRUTH", "--baselines", "none"], "for inpainting"),
         (["PRED", "TRUTH", "--train", "EMPTY"], "no label maps"),
-        (["ONE", "TRUTH"], "1 of 1 label maps"),
-        (["PRED", "FEW"], "3 of 3 label maps"),
+        (["ONE", "TRUTH"], "1 of 1 cases"),
+        (["PRED", "FEW"], "3 of 3 cases"),
         (["PRED", "SAME"], "most real masks are the same"),
     ],
 )  # fmt: skip

@@ -94,7 +94,7 @@ def test_the_spacing_is_the_files(truth: Path, tmp_path: Path) -> None:
         tmp_path / "pred", tmp_path / "truth", tmp_path / "out", conventions=["2025"],
         pictures=False,
     )  # fmt: skip
-    (wt,) = (r.values for r in found.rows if r.region == "WT")
+    (wt,) = (r.values for r in read_scores(tmp_path / "out" / "per_case.csv") if r.region == "WT")
     assert wt["hd95"] == 3  # mm: one voxel along the third axis
     assert wt["ref_ml"] == pytest.approx((labels.data > 0).sum() * 6 / 1000)
     assert list(found.summary["conventions"]) == ["2025"]
@@ -108,7 +108,7 @@ def test_predictions_lie_flat_or_nested_by_either_name(truth: Path, tmp_path: Pa
     seg(truth, IDS[0]).save(tmp_path / "pred" / "BraTS-GLI-99999-000.nii.gz")
     found = evaluate_segmentation(tmp_path / "pred", truth, tmp_path / "out", pictures=False)
     assert found.summary["cases"] == 4
-    assert {r.values["dice"] for r in found.rows} == {1}
+    assert {r.values["dice"] for r in read_scores(tmp_path / "out" / "per_case.csv")} == {1}
     (unused,) = found.summary["predictions_not_used"]
     assert "99999" in unused
 
@@ -187,7 +187,7 @@ def test_one_bad_truth_is_one_line_too(
     ("more", "message"),
     [
         (["EMPTY", "TRUTH"], "no label maps"),
-        (["NOWHERE", "TRUTH"], "no label maps"),
+        (["NOWHERE", "TRUTH"], "no such folder"),
         (["PRED", "EMPTY"], "no case found"),
         (["PRED", "NOWHERE"], "no such folder"),
         (["PRED", "SCANS"], "no label maps"),
@@ -255,10 +255,8 @@ def test_other_schemes_are_judged_by_their_own_numbers(truth: Path, tmp_path: Pa
     old = labels.with_data(np.where(labels.data == 3, 4, labels.data))
     for folder in ("truth", "pred"):
         old.save(tmp_path / folder / "BraTS2021_00001_seg.nii.gz")
-    found = evaluate_segmentation(
-        tmp_path / "pred", tmp_path / "truth", tmp_path / "out", pictures=True
-    )
-    et = next(r.values for r in found.rows if r.region == "ET")
+    evaluate_segmentation(tmp_path / "pred", tmp_path / "truth", tmp_path / "out", pictures=True)
+    et = next(r.values for r in read_scores(tmp_path / "out" / "per_case.csv") if r.region == "ET")
     assert et["dice"] == 1
     assert et["ref_ml"] == pytest.approx((labels.data == 3).sum() / 1000)
     # Without a scan the contours are on black; enhancing tumour is yellow in every scheme.

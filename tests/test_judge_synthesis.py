@@ -16,11 +16,9 @@ from synth.base.errors import SynthError
 from synth.checkpoints import checkpoint
 from synth.cli import main
 from synth.data.case import discover
-from synth.evaluate.scans import pictures
-from synth.evaluate.scans.features import column_names
+from synth.evaluate.scans.features import Segmenter, column_names
 from synth.evaluate.scans.judge import evaluate_synthesis
 from synth.evaluate.scans.scan_case import load_scans, regions_of
-from synth.evaluate.scans.segmenter import Segmenter
 from synth.metrics.overlap import dice
 from synth.study.report.html import markdown_tables
 from tests.toy_scans import MM, cohort, patient, write
@@ -190,7 +188,7 @@ def test_pictures_mix_real_and_made_rows(data: Path, tmp_path: Path, monkeypatch
         seen.update(words, panels=panels)
         return path
 
-    monkeypatch.setattr(pictures, "montage", montage)
+    monkeypatch.setattr("synth.evaluate.scans.judge.montage", montage)
     evaluate_synthesis(data / "made", data / "truth", tmp_path / "out")
     kinds = [label.split("\n")[0] for label in seen["row_labels"]]
     assert sorted(kinds) == ["generated"] * 6 + ["real"] * 6

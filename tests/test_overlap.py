@@ -16,10 +16,8 @@ from synth.metrics.overlap import (
     WORST_HD95_MM,
     dice,
     evaluate_regions,
-    hd95,
     lesionwise_2023,
     lesionwise_2025,
-    nsd,
 )
 from synth.metrics.surface import _surface_areas, surface_distances
 
@@ -169,15 +167,9 @@ def test_2025_pairs_for_the_highest_total_dice() -> None:
 
 @pytest.mark.parametrize("convention", ["2023", "2025"])
 def test_both_empty_policy(convention: str) -> None:
-    both = {"convention": convention}
     assert np.isnan(dice(NOTHING, NOTHING))
     assert dice(NOTHING, NOTHING, both_empty="perfect") == 1
-    assert np.isnan(hd95(NOTHING, NOTHING, MM, **both))
-    assert hd95(NOTHING, NOTHING, MM, **both, both_empty="perfect") == 0
-    assert hd95(NOTHING, A, MM, **both) == np.inf
-    assert np.isnan(nsd(NOTHING, NOTHING, MM, tolerance_mm=1, **both))
-    assert nsd(NOTHING, NOTHING, MM, tolerance_mm=1, **both, both_empty="perfect") == 1
-    assert nsd(A, NOTHING, MM, tolerance_mm=1, **both) == 0
+    assert surface_distances(NOTHING, A, MM, convention) is None
     scores = evaluate_regions(tumour(), tumour(), REGIONS, MM, convention)["et"]
     expected = 1.0 if convention == "2023" else np.nan
     np.testing.assert_equal(scores["dice"], expected)
@@ -195,8 +187,10 @@ def test_parallel_plates_have_the_distance_between_them(convention: str) -> None
     slab[2:38, 2:38, 5:15] = True
     moved = np.roll(slab, 4, axis=2)
     # The four narrow sides overlap in part, but hold less than 95 % of the surface.
-    assert hd95(slab, moved, (1, 1, 2.5), convention=convention) == pytest.approx(10)
-    assert hd95(slab, slab, (1, 1, 2.5), convention=convention) == 0
+    assert surface_distances(slab, moved, (1, 1, 2.5), convention).hd95(
+        convention
+    ) == pytest.approx(10)
+    assert surface_distances(slab, slab, (1, 1, 2.5), convention).hd95(convention) == 0
 
 
 blob = st.tuples(st.integers(0, 2**32 - 1), st.sampled_from([0, 1, 2]), st.floats(0.5, 0.99))
@@ -252,9 +246,9 @@ def test_refusals() -> None:
     with pytest.raises(SynthError, match="differ in shape"):
         dice(A, A[1:])
     with pytest.raises(SynthError, match="three positive lengths"):
-        hd95(A, A, (1, 1, 0), convention="2025")
+        surface_distances(A, A, (1, 1, 0), "2025")
     with pytest.raises(SynthError, match="unknown convention"):
-        hd95(A, A, MM, convention="2024b")
+        surface_distances(A, A, MM, "2024b")
 
 
 def test_surface_areas_of_known_bodies() -> None:

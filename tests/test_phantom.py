@@ -270,7 +270,19 @@ def test_pictures_stand_upright() -> None:
     assert np.array_equal(three_planes(data[0], mask=mask)[0], axial)
 
 
-def test_a_montage_needs_a_picture(tmp_path: Path) -> None:
+def test_montage_writes_a_picture(tmp_path: Path) -> None:
+    from matplotlib.image import imread
+
+    grey = np.random.default_rng(0).random((40, 40))
+    disc = (np.hypot(*(np.indices((40, 40)) - 20)) < 9).astype(int)
+    overlays = {(row, 4): (disc, {1: "#ff0000"}, False) for row in range(2)}
+    path = montage([[grey] * 6] * 2, tmp_path / "cohort.png", overlays=overlays)
+    picture = imread(path)[..., :3]
+    assert picture.shape[1] > 2.5 * picture.shape[0]  # two rows of six
+    greys = np.ptp(picture, axis=2) < 0.05
+    columns = np.array_split(~greys, 6, axis=1)
+    coloured = [part.mean() for part in columns]
+    assert coloured[4] > 0.01 > max(coloured[:4])  # labels in their own column only
     with pytest.raises(SynthError, match="at least one"):
         montage([], tmp_path / "none.png")
 

@@ -8,17 +8,17 @@ import torch
 from scipy import ndimage
 
 from synth.base.errors import SynthError
-from synth.evaluate.scans.distance import (
-    Standard,
-    frechet,
-    kernel_distance,
-    kernel_floor,
-    pair_similarity,
-    weighted_mmd2,
-)
-from synth.evaluate.scans.random_features import RandomConvolutions, pooled, standardised
+from synth.evaluate.scans.features import RandomConvolutions, pooled, standardised
+from synth.evaluate.scans.reference import Standard, frechet, pair_similarity
 from synth.evaluate.scans.scan_case import Scans
-from synth.metrics.distribution import frechet_distance, mmd2, ms_ssim_3d
+from synth.metrics.distribution import (
+    frechet_distance,
+    halvings,
+    mmd2,
+    mmd2_floor,
+    mmd2_interval,
+    ms_ssim_3d,
+)
 from tests.toy_scans import loaded
 
 
@@ -99,44 +99,12 @@ def test_kid_is_the_double_sum_and_that_of_the_ground(features) -> None:
         / (m * m - m)
         - 2 * np.mean([kernel(p, q) for p in a for q in b])
     )
-    found = kernel_distance(x, y, standard, "polynomial")
+    found = mmd2_interval(a, b, kernel="polynomial")
     assert found.value == pytest.approx(slow, rel=1e-9)
     assert found.value == pytest.approx(mmd2(a, b, kernel="polynomial"), rel=1e-9)
-    found = kernel_distance(x, y, standard, "rbf")
+    found = mmd2_interval(a, b, bandwidth=standard.bandwidth)
     assert found.value == pytest.approx(mmd2(a, b, bandwidth=standard.bandwidth), rel=1e-9)
     assert found.low < found.value < found.high
-
-
-def test_a_resample_leaves_out_the_pairs_of_a_case_with_itself() -> None:
-    rng = np.random.default_rng(0)
-    x = rng.normal(size=(5, 3))
-    gram = np.exp(x @ x.T)
-    picks, others = [0, 0, 1, 2], [3, 4, 4]
-    u, v = (np.bincount(p, minlength=5)[None].astype(float) for p in (picks, others))
-
-    def within(items: list[int]) -> float:
-        return float(np.mean([gram[i, j] for i in items for j in items if i != j]))
-
-    across = np.mean([gram[i, j] for i in picks for j in others])
-    expected = within(picks) + within(others) - 2 * across
-    assert weighted_mmd2(gram, u, v)[0] == pytest.approx(expected, rel=1e-12)
-
-
-def test_equal_distributions_are_zero_within_the_interval_and_others_are_not() -> None:
-    rng = np.random.default_rng(1)
-    covered, shifted, values = 0, 0, []
-    for seed in range(40):
-        x, y = rng.normal(size=(14, 20)), rng.normal(size=(16, 20))
-        standard = Standard.of(y)
-        found = kernel_distance(x, y, standard, "polynomial", seed=seed)
-        values.append(found.value)
-        covered += found.low <= 0 <= found.high
-        shifted += kernel_distance(x + 1, y, standard, "polynomial", seed=seed).low > 0
-    # Nominally 95 %; 34 of 40 has a chance below 2 % to be missed at that rate.
-    assert covered >= 34
-    assert shifted == 40
-    # Unbiased: the mean of 40 is within three of its standard errors of nothing.
-    assert abs(np.mean(values)) < 3 * np.std(values) / 40**0.5
 
 
 def test_real_other_real_blurred_and_another_site_rank_so(scans, features) -> None:
@@ -147,13 +115,16 @@ def test_real_other_real_blurred_and_another_site_rank_so(scans, features) -> No
         for s in scans["other"]
     ])  # fmt: skip
     same = np.repeat(features["other"][:1], 8, axis=0) + 1e-9
+    inside = standard(real)
     for kernel in ("polynomial", "rbf"):
-        own = kernel_distance(features["other"], real, standard, kernel)
-        floor = kernel_floor(real, standard, kernel)
+        how = {"kernel": kernel, "bandwidth": standard.bandwidth}
+        own = mmd2_interval(standard(features["other"]), inside, **how)
+        floor = mmd2_floor(inside, halvings(len(real)), **how)
         assert own.low < 0 < own.high or own.value < floor["high"]
         assert abs(floor["mean"]) < floor["high"]
         for far in (blurred, features["B"], same):
-            assert kernel_distance(far, real, standard, kernel).low > max(own.value, floor["high"])
+            distance = mmd2_interval(standard(far), inside, **how)
+            assert distance.low > max(own.value, floor["high"])
 
 
 def test_fid_compares_equally_many_or_says_why_not(features) -> None:

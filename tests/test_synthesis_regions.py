@@ -11,25 +11,26 @@ from scipy import ndimage
 from synth.base.errors import SynthError
 from synth.data.case import MODALITIES, Case
 from synth.data.volume import Volume
-from synth.evaluate.scans.copies import Memory, code_of
-from synth.evaluate.scans.regions import (
-    column,
-    mean_names,
-    region_statistics,
-    share_of_signs,
-    signs,
-    worst_z,
-)
+from synth.evaluate.scans.features import code_of
+from synth.evaluate.scans.reference import Memory
 from synth.evaluate.scans.scan_case import (
     ED,
     ET,
     NCR,
     Scans,
+    band_energies,
+    column,
     common_spacing_mm,
+    energy_ratio,
     load_scans,
+    mean_names,
     real_sets,
+    region_statistics,
+    share_of_signs,
+    signs,
+    texture_columns,
+    worst_z,
 )
-from synth.evaluate.scans.texture import band_energies, energy_ratio, texture_columns
 from tests.toy_scans import AFFINE, MM, SHAPE, cohort, loaded, patient, write
 
 

@@ -12,7 +12,7 @@ import numpy as np
 from synth.base.errors import SynthError
 from synth.evaluate.comparison_endpoints import PRIMARY, Contrast, Endpoint, contrast, values
 from synth.evaluate.segmentation_scores import METRICS, REGIONS, RegionScore
-from synth.metrics import paired_tests
+from synth.metrics import statistics
 
 COMPARED = ("dice", "hd95", "nsd_1mm", "lesion_dice", "lesion_hd95")
 RANKED = ("lesion_dice", "lesion_hd95")
@@ -85,9 +85,9 @@ def rank_arms(
         return {}, math.nan
     owner = {row.case: row.patient for row in arms[control]}
     scores = np.array([[columns[name][case] for case in cases] for name in arms])
-    ranks = paired_tests.ranks(scores, [bool(METRICS[e.metric][2]) for e in endpoints])
+    ranks = statistics.ranks(scores, [bool(METRICS[e.metric][2]) for e in endpoints])
     places = dict(zip(arms, ranks, strict=True))
-    p = paired_tests.rank_test(
+    p = statistics.rank_test(
         places[treated], places[control], [owner[case] for case in cases], seed=seed
     )
     return {name: float(own.mean()) for name, own in places.items()}, p
@@ -105,10 +105,10 @@ def verdict(found: Contrast) -> str:
         )
     if not found.cases:
         return f"{lead}: nothing can be said, no case has the number in both arms.{left_out}"
-    if found.patients < paired_tests.LEAST_PATIENTS:
+    if found.patients < statistics.LEAST_PATIENTS:
         return (
             f"{lead}: nothing can be said from {size}, {amount(found)} was seen; a two-sided "
-            f"signed-rank test needs {paired_tests.LEAST_PATIENTS} patients to reach 5 %.{left_out}"
+            f"signed-rank test needs {statistics.LEAST_PATIENTS} patients to reach 5 %.{left_out}"
         )
     if not found.better and not found.worse:
         return f"{lead}: no evidence that they differ, every difference is zero ({size}).{left_out}"
@@ -126,7 +126,7 @@ def verdict(found: Contrast) -> str:
         word = "gain" if found.direction > 0 else "loss"
         return f"{lead}: a {word} of {amount(found)} {figures}.{left_out}{power}"
     low, high = found.mean_interval
-    split = "" if low <= 0 <= high and found.p_value >= paired_tests.ALPHA else (
+    split = "" if low <= 0 <= high and found.p_value >= statistics.ALPHA else (
         " The interval and the signed-rank test, which knows no luck in training, disagree; both "
         "are needed."
     )  # fmt: skip
@@ -198,5 +198,5 @@ def _secondary(
             for own, region in names if own == convention
             for metric in metrics
         ]  # fmt: skip
-        adjusted = paired_tests.holm([c.p_value for c in family])
+        adjusted = statistics.holm([c.p_value for c in family])
         yield from (replace(c, p_holm=p) for c, p in zip(family, adjusted, strict=True))

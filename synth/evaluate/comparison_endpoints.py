@@ -20,7 +20,7 @@ import numpy as np
 
 from synth.base.errors import SynthError
 from synth.evaluate.segmentation_scores import METRICS, REGIONS, RegionScore, mean_of
-from synth.metrics import paired_tests
+from synth.metrics import statistics
 from synth.metrics.surface import Convention
 
 Run = tuple[str, int | None]
@@ -86,7 +86,7 @@ class Contrast:
     median: float = math.nan
     median_interval: tuple[float, float] = (math.nan, math.nan)
     p_value: float = math.nan
-    """Signed-rank over patients; nan below `paired.LEAST_PATIENTS`, where it cannot reach 5 %."""
+    """Signed-rank over patients; nan below `LEAST_PATIENTS`, where it cannot reach 5 %."""
     p_holm: float = math.nan
     """nan for the primary endpoint, which is tested alone."""
     effect: float = math.nan
@@ -105,7 +105,7 @@ class Contrast:
     def direction(self) -> int:
         """1 for a gain and −1 for a loss that interval and test agree on, else 0."""
         low, high = self.mean_interval
-        if not self.p_value < paired_tests.ALPHA or low <= 0 <= high or self.runs == 1:
+        if not self.p_value < statistics.ALPHA or low <= 0 <= high or self.runs == 1:
             return 0
         return (1 if self.mean > 0 else -1) * (1 if METRICS[self.endpoint.metric][2] else -1)
 
@@ -128,19 +128,18 @@ def contrast(
     if not pairs.cases:
         return found
     d = pairs.treated - pairs.control
-    test = paired_tests.signed_rank(paired_tests.patient_means(d, pairs.patients))
-    spread = paired_tests.intervals(d, pairs.patients, seed=seed)
+    test = statistics.signed_rank(statistics.patient_means(d, pairs.patients))
+    spread = statistics.intervals(d, pairs.patients, seed=seed)
     better, worse = test.positive, test.negative
     if not METRICS[endpoint.metric][2]:
         better, worse = worse, better
-    alone = [str(i) for i in range(len(d))]
-    mean, error = float(d.mean()), paired_tests.standard_error(d, pairs.patients)
+    mean, error = float(d.mean()), statistics.standard_error(d, pairs.patients)
     interval = spread.mean if spread else found.mean_interval
-    luck, freedom = paired_tests.training_error(pairs.by_run)
+    luck, freedom = statistics.training_error(pairs.by_run)
     patients = float(found.patients)
     if freedom and math.isfinite(error):
-        error, both = paired_tests.combined([(error, found.patients - 1), (luck, freedom)])
-        interval, patients = paired_tests.t_interval(mean, error, both), both + 1
+        error, both = statistics.combined([(error, found.patients - 1), (luck, freedom)])
+        interval, patients = statistics.t_interval(mean, error, both), both + 1
     return replace(
         found,
         control_mean=float(pairs.control.mean()),
@@ -151,15 +150,13 @@ def contrast(
         runs=len(pairs.by_run),
         median=float(np.median(d)),
         median_interval=spread.median if spread else found.median_interval,
-        p_value=test.p_value if found.patients >= paired_tests.LEAST_PATIENTS else math.nan,
+        p_value=test.p_value if found.patients >= statistics.LEAST_PATIENTS else math.nan,
         effect=test.effect,
         better=better,
         equal=test.zero,
         worse=worse,
-        detectable=paired_tests.detectable(error, patients),
-        detectable_if_independent=paired_tests.detectable(
-            paired_tests.standard_error(d, alone), len(d)
-        ),
+        detectable=statistics.detectable(error, patients),
+        detectable_if_independent=statistics.detectable(statistics.standard_error(d), len(d)),
     )
 
 

@@ -12,7 +12,7 @@ from synth.base.errors import SynthError
 from synth.base.files import atomic_path
 from synth.evaluate.comparison_endpoints import Contrast, Pairs
 from synth.evaluate.segmentation_scores import METRICS
-from synth.metrics import paired_tests
+from synth.metrics import statistics
 from synth.pictures.montage import BACKGROUND, INK
 
 if TYPE_CHECKING:
@@ -81,7 +81,7 @@ def paired_lines(
     panels = figure.subplots(1, len(drawn), squeeze=False, sharey=True)[0]
     for axes, (name, pairs) in zip(panels, drawn.items(), strict=True):
         _style(axes)
-        gain = np.round(pairs.treated - pairs.control, paired_tests.SAME) * (
+        gain = np.round(pairs.treated - pairs.control, statistics.SAME) * (
             1 if higher_is_better else -1
         )
         for a, b, g in zip(pairs.control, pairs.treated, gain, strict=True):
@@ -112,7 +112,7 @@ def _interval(axes: Axes, found: Contrast, line: int) -> None:
     p = found.p_value if np.isnan(found.p_holm) else found.p_holm
     axes.plot(
         found.mean, line, marker="o", markersize=6, color=colour,
-        markerfacecolor=colour if p < paired_tests.ALPHA else BACKGROUND,
+        markerfacecolor=colour if p < statistics.ALPHA else BACKGROUND,
     )  # fmt: skip
 
 

@@ -8,7 +8,6 @@ network does; what the truth holds there never reaches them.
 
 from __future__ import annotations
 
-import logging
 import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -20,26 +19,31 @@ import numpy as np
 
 from synth.base.config import did_you_mean
 from synth.base.errors import SynthError
-from synth.base.files import atomic_path, write_json
 from synth.base.manifest import manifest
-from synth.data.case import Case, discover
+from synth.data.case import Case
 from synth.data.fill import BASELINES
-from synth.data.split import read_split
 from synth.data.volume import Volume
 from synth.evaluate import tables as scoreboard
+from synth.evaluate.common import (
+    Evaluation,
+    evenly,
+    find_cases,
+    find_nifti,
+    judge_each,
+    only_file,
+    refuse_existing,
+    write_results,
+)
 from synth.evaluate.downstream_use import DownstreamUse
 from synth.evaluate.inpainting_case import KnownHole, fill_native, load_hole
-from synth.evaluate.tables import Score
+from synth.evaluate.tables import Score, plain_table, write_csv
 from synth.metrics.image import inpainting_metrics
 from synth.pictures import inpainting
 from synth.training.log import Progress
 
 PREDICTION = "prediction"
 PAIRED = ("ssim", "psnr_01", "mse")
-SUMMARY = "summary.json"
 OVERVIEW_CASES = 6
-
-log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -51,17 +55,6 @@ class Judged:
     scores: list[Score]
     sd: np.ndarray | None
     inputs: list[Path]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Evaluation:
-    """What came out; the same lies in the output folder."""
-
-    scores: tuple[Score, ...]
-    problems: tuple[str, ...]
-    """One line for each case that could not be judged."""
-    summary: Mapping[str, Any]
-    table: str
 
 
 def evaluate_inpainting(  # noqa: PLR0913 - all but three by name
@@ -94,10 +87,10 @@ def evaluate_inpainting(  # noqa: PLR0913 - all but three by name
     fills = choose_baselines(baselines)
     if pred_dir is None and not fills:
         raise SynthError("nothing to judge: neither predictions nor baselines")
-    if (out / SUMMARY).exists() and not force:
-        raise SynthError(f"{out} holds an evaluation already", hint="--force overwrites it")
-    predictions = None if pred_dir is None else find_predictions(pred_dir)
-    cases = _cases(truth_dir, split)
+    refuse_existing(out, force=force)
+    hint = "the word `baselines` judges the baselines alone"
+    predictions = None if pred_dir is None else find_nifti(pred_dir, hint)
+    cases = find_cases(truth_dir, split)
     shown = PREDICTION if predictions is not None else next(reversed(fills))
 
     scores: list[Score] = []
@@ -105,22 +98,15 @@ def evaluate_inpainting(  # noqa: PLR0913 - all but three by name
     inputs: list[Path] = []
     views: dict[str, inpainting.HoleView] = {}
     with Progress(len(cases), label="evaluate", unit="case", shown=progress) as bar:
-        for case in cases:
-            try:
-                judged = judge(case, predictions, fills, use=use)
-            except SynthError as error:
-                problems.append(_one_line(case, error))
-                log.warning(problems[-1])
-            else:
-                scores += judged.scores
-                inputs += judged.inputs
-                if pictures:
-                    views[case.id] = _draw(judged, shown, out / "pictures" / f"{case.id}.png")
-            bar.advance()
-    if not scores:
-        raise SynthError(
-            f"none of {len(cases)} cases could be judged", hint=f"the first: {problems[0]}"
+        judged_cases = judge_each(
+            cases, lambda case: judge(case, predictions, fills, use=use), problems, bar
         )
+        for judged in judged_cases:
+            scores += judged.scores
+            inputs += judged.inputs
+            if pictures:
+                case_id = judged.scores[0].case
+                views[case_id] = _draw(judged, shown, out / "pictures" / f"{case_id}.png")
     if views:
         _draw_overview(views, scores, shown, out / "overview.png")
 
@@ -139,8 +125,16 @@ def evaluate_inpainting(  # noqa: PLR0913 - all but three by name
         str(p) for paths in (predictions or {}).values() for p in paths if str(p) not in used
     )
     summary = facts | {"problems": problems, "predictions_not_used": ignored} | results
-    table = _write(out, scores, summary)
-    return Evaluation(scores=tuple(scores), problems=tuple(problems), summary=summary, table=table)
+    metrics = list(scores[0].values)
+    write_csv(
+        out / "per_case.csv",
+        ["case", "method", *metrics, "hole_voxels"],
+        ([s.case, s.method, *(float(s.values[m]) for m in metrics), s.voxels] for s in scores),
+    )
+    tables = list(_tables(summary))
+    write_results(out, tables, summary)
+    plain = "\n\n".join(plain_table(rows) for _, rows in tables)
+    return Evaluation(problems=tuple(problems), summary=summary, table=plain)
 
 
 def choose_baselines(names: Sequence[str]) -> dict[str, Callable[..., np.ndarray]]:
@@ -158,19 +152,6 @@ def choose_baselines(names: Sequence[str]) -> dict[str, Callable[..., np.ndarray
     return {known[s]: BASELINES[known[s]] for s in map(_slug, names)}
 
 
-def find_predictions(folder: Path) -> dict[str, list[Path]]:
-    """Return every NIfTI file below a folder by its name without ending."""
-    if not folder.is_dir():
-        raise SynthError(
-            f"{folder}: no such folder", hint="the word `baselines` judges the baselines alone"
-        )
-    found: dict[str, list[Path]] = {}
-    for path in sorted(folder.rglob("*.nii*")):
-        if path.is_file() and path.name.endswith((".nii", ".nii.gz")):
-            found.setdefault(path.name.removesuffix(".gz").removesuffix(".nii"), []).append(path)
-    return found
-
-
 def judge(
     case: Case,
     predictions: Mapping[str, list[Path]] | None,
@@ -186,11 +167,11 @@ def judge(
     seconds: dict[str, float] = {}
     sd = None
     if predictions is not None:
-        path = _the_one(predictions, (f"{case.id}-t1n-inference", case.id))
+        path = only_file(predictions, (f"{case.id}-t1n-inference", case.id))
         answers[PREDICTION] = _on_grid(path, known, "prediction")
         inputs.append(path)
         if f"{case.id}-t1n-sd" in predictions:
-            path = _the_one(predictions, (f"{case.id}-t1n-sd",))
+            path = only_file(predictions, (f"{case.id}-t1n-sd",))
             sd = _on_grid(path, known, "sd map")
             inputs.append(path)
     for name, fill in fills.items():
@@ -201,6 +182,7 @@ def judge(
     scores = [
         Score(
             case=case.id,
+            patient=case.patient,
             method=name,
             values=inpainting_metrics(answer, known.truth.data[0], known.voided, known.healthy)
             | (downstream.metrics(answer) if downstream else {}),
@@ -212,34 +194,10 @@ def judge(
     return Judged(known=known, answers=answers, scores=scores, sd=sd, inputs=inputs)
 
 
-def _cases(truth_dir: Path, split: Path | None) -> list[Case]:
-    if split is None:
-        return discover(truth_dir)
-    cases = [entry.case for entry in read_split(split, truth_dir).testing]
-    if not cases:
-        raise SynthError(f"{split}: no testing cases", hint="without --split, all are judged")
-    return cases
-
-
-def _the_one(found: Mapping[str, list[Path]], names: Sequence[str]) -> Path:
-    paths = [path for name in names for path in found.get(name, [])]
-    if len(paths) == 1:
-        return paths[0]
-    if paths:
-        raise SynthError(f"two files: {paths[0]} and {paths[1]}", hint="keep one of them")
-    expected = " or ".join(f"{name}.nii.gz" for name in names)
-    raise SynthError("no prediction", hint=f"expected {expected}")
-
-
 def _on_grid(path: Path, known: KnownHole, name: str) -> np.ndarray:
     volume = Volume.load(path)
     known.truth.require_same_grid(volume, ("t1n", name))
     return volume.data[0]
-
-
-def _one_line(case: Case, error: SynthError) -> str:
-    hint = f" → {error.hint}" if error.hint else ""
-    return f"{case.id}: {error.message.removeprefix(f'{case.id}: ')}{hint}"
 
 
 def _slug(name: str) -> str:
@@ -258,22 +216,11 @@ def _results(scores: Sequence[Score], shown: str) -> dict[str, Any]:
     return results
 
 
-def _tables(summary: Mapping[str, Any]) -> Iterator[list[list[str]]]:
-    yield scoreboard.method_rows(summary["methods"])
+def _tables(summary: Mapping[str, Any]) -> Iterator[tuple[str, list[list[str]]]]:
+    yield "Inside the healthy mask, mean ± sd.", scoreboard.method_rows(summary["methods"])
     if summary.get("prediction_minus"):
-        yield scoreboard.difference_rows(PREDICTION, summary["prediction_minus"])
-
-
-def _write(out: Path, scores: Sequence[Score], summary: Mapping[str, Any]) -> str:
-    """Write tables and summary (last: it says that all is there); return the plain table."""
-    scoreboard.write_csv(out / "per_case.csv", scores)
-    tables = list(_tables(summary))
-    heads = ("Inside the healthy mask, mean ± sd.", "Mean [95 % bootstrap interval], Wilcoxon p.")
-    parts = [f"{heads[i]}\n\n{scoreboard.markdown_table(t)}\n" for i, t in enumerate(tables)]
-    with atomic_path(out / "table.md") as temporary:
-        temporary.write_text("\n".join(parts), encoding="utf-8")
-    write_json(out / SUMMARY, summary)
-    return "\n\n".join(map(scoreboard.plain_table, tables))
+        rows = scoreboard.difference_rows(PREDICTION, summary["prediction_minus"])
+        yield "Mean [95 % bootstrap interval], Wilcoxon p.", rows
 
 
 def _draw(judged: Judged, shown: str, path: Path) -> inpainting.HoleView:
@@ -291,8 +238,7 @@ def _draw_overview(
 ) -> None:
     ranked = sorted((s for s in scores if s.method == shown), key=lambda s: s.values["mse"])
     # Evenly from the best case to the worst: nobody can pick the pretty ones.
-    places = np.linspace(0, len(ranked) - 1, min(OVERVIEW_CASES, len(ranked))).round().astype(int)
-    chosen = [ranked[i] for i in places]
+    chosen = [ranked[i] for i in evenly(len(ranked), OVERVIEW_CASES)]
     inpainting.overview(
         [views[s.case] for s in chosen],
         [f"{s.case}\n{_in_words(s)}" for s in chosen],

@@ -55,12 +55,12 @@ def find_masks(folder: Path, scheme: str = "auto") -> list[Case]:
     return cases
 
 
-def load_mask(case: Case) -> Mask | None:
-    """Read a label map and, where a scan is beside it, its place in the brain; None if empty."""
+def load_mask(case: Case) -> Mask:
+    """Read a label map and, where a scan is beside it, its place in the brain."""
     volume = case.load("seg")
     regions = np.stack([region(volume.data[0], case.scheme, name) for name in ("WT", "TC", "ET")])
     if not regions[0].any():
-        return None
+        raise SynthError(f"no tumour in {case.path('seg')}", hint="the label map is empty")
     centre = {}
     for role in (m for m in MODALITIES if m in case.files):
         scan = case.load(role)

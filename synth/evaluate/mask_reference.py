@@ -14,10 +14,11 @@ import numpy as np
 from scipy import stats
 
 from synth.evaluate.mask_files import Mask
-from synth.evaluate.tables import spread
+from synth.evaluate.tables import mean_sd, spread
 from synth.metrics import shape_sets
+from synth.metrics.distribution import Interval, mmd2_interval
 from synth.metrics.shape import DESCRIBED, features
-from synth.metrics.shape_sets import Interval, Nearest, Standard
+from synth.metrics.shape_sets import Nearest, Standard
 
 CODE_MARGIN = 1.1
 """Of the grid that overlaps are counted on, over the largest real mask."""
@@ -123,7 +124,12 @@ class Jury:
             }
         return Verdict(
             rows=rows,
-            mmd2=shape_sets.shape_mmd2(rows, self.rows, self.standard, seed=self.seed),
+            mmd2=mmd2_interval(
+                self.standard(rows),
+                self.standard(self.rows),
+                bandwidth=self.standard.bandwidth,
+                seed=self.seed,
+            ),
             wasserstein={
                 name: shape_sets.wasserstein(
                     _column(rows, name), _column(self.rows, name), seed=self.seed
@@ -156,7 +162,7 @@ def features_table(verdict: Verdict, jury: Jury) -> list[list[str]]:
     for name, apart in verdict.wasserstein.items():
         known = np.isfinite(apart.value)
         rows.append([
-            name, _mean_sd(_column(verdict.rows, name)), _mean_sd(_column(jury.rows, name)),
+            name, *(mean_sd(spread(_column(side.rows, name))) for side in (verdict, jury)),
             f"{apart.value:.3f} [{apart.low:.3f}, {apart.high:.3f}]" if known else "–",
             f"{jury.floor[name]['high']:.3f}" if jury.floor[name]["high"] is not None else "–",
         ])  # fmt: skip
@@ -187,20 +193,13 @@ def _cells(
     found = None if near is None else overlap_spread(near)
     return [
         *apart,
-        _mean_sd(_column(rows, "rim_contact")),
-        _mean_sd(_column(rows, "components_wt")),
+        mean_sd(spread(_column(rows, "rim_contact"))),
+        mean_sd(spread(_column(rows, "components_wt"))),
         f"{np.mean(_column(rows, 'nesting') == 1):.0%}",
         f"{found['mean']:.3f}/{found['high']:.3f}/{found['max']:.3f}" if found else "–",
         "–" if authentic is None else f"{authentic.mean():.0%}",
         f"{diversity:.3f}",
     ]
-
-
-def _mean_sd(values: np.ndarray) -> str:
-    found = spread(values)
-    if found["mean"] is None:
-        return "–"
-    return f"{found['mean']:.3f}" + (f" ± {found['sd']:.3f}" if found["sd"] is not None else "")
 
 
 def overlap_spread(near: Nearest) -> dict[str, float]:

@@ -7,9 +7,7 @@ A number that is not known passes no rule.
 
 from __future__ import annotations
 
-import csv
 import hashlib
-import io
 import math
 import operator
 import re
@@ -20,8 +18,9 @@ from typing import Any
 
 from synth.base.config import did_you_mean
 from synth.base.errors import SynthError
-from synth.base.files import atomic_path, file_hash, read_json, write_json
+from synth.base.files import file_hash, read_json, write_json
 from synth.data.case import MODALITIES, Case
+from synth.evaluate.tables import write_csv
 
 KEPT, DROPPED = "kept.json", "dropped.csv"
 FORMAT = 1
@@ -107,18 +106,15 @@ def write_gate(
     cases: Mapping[str, Case],
 ) -> dict[str, Any]:
     """Write kept.json and dropped.csv; return what is kept, by id, with a hash of its scans."""
-    text = io.StringIO()
-    lines = csv.writer(text, lineterminator="\n")
-    lines.writerow(["case", "reason"])
-    lines.writerows([case, "; ".join(why)] for case, why in reasons.items() if why)
-    with atomic_path(out / DROPPED) as temporary:
-        temporary.write_text(text.getvalue(), encoding="utf-8")
+    dropped = {case: list(why) for case, why in reasons.items() if why}
+    lines = ([case, "; ".join(why)] for case, why in dropped.items())
+    write_csv(out / DROPPED, ["case", "reason"], lines)
     kept = {case: scans_hash(cases[case]) for case, why in reasons.items() if not why}
     values = {
         "format": FORMAT,
         "rules": [str(rule) for rule in rules],
         "kept": kept,
-        "dropped": {case: list(why) for case, why in reasons.items() if why},
+        "dropped": dropped,
     }
     write_json(out / KEPT, values)
     return values

@@ -11,7 +11,6 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,37 +19,32 @@ import numpy as np
 
 from synth.base.config import did_you_mean
 from synth.base.errors import SynthError
-from synth.base.files import atomic_path, file_hash, write_json
+from synth.base.files import file_hash
 from synth.base.manifest import manifest
-from synth.data.case import Case, discover, require_scheme, require_unique
-from synth.data.split import read_split
+from synth.data.case import Case, require_scheme, require_unique
 from synth.data.volume import Volume
 from synth.evaluate import segmentation_scores as scores
-from synth.evaluate.inpainting import find_predictions
+from synth.evaluate.common import (
+    Evaluation,
+    find_cases,
+    find_nifti,
+    judge_each,
+    only_file,
+    refuse_existing,
+    write_results,
+)
 from synth.evaluate.segmentation_scores import RegionScore
-from synth.evaluate.tables import markdown_table, plain_table
+from synth.evaluate.tables import plain_table
 from synth.metrics.surface import Convention
 from synth.pictures.montage import LABEL_COLOURS, Overlay, display_axial, montage, square_around
 from synth.training.log import Progress
 
-SUMMARY = "summary.json"
 PAGE_WORST, PAGE_MEDIAN = 4, 2
 BACKDROPS = ("t2f", "t1c", "t2w", "t1n")
 ERRORS = {1: "#f5a524", 2: "#3ec8f5"}  # missed, false
 BLANK_MARGIN = 12  # voxels around a tumour where no scan is beside it
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, kw_only=True)
-class SegmentationEvaluation:
-    """What came out; the same lies in the output folder."""
-
-    rows: tuple[RegionScore, ...]
-    problems: tuple[str, ...]
-    """One line for each case that could not be judged."""
-    summary: Mapping[str, Any]
-    table: str
 
 
 def evaluate_segmentation(
@@ -63,7 +57,7 @@ def evaluate_segmentation(
     scheme: str = "auto",
     pictures: bool = True,
     force: bool = False,
-) -> SegmentationEvaluation:
+) -> Evaluation:
     """Judge label maps; write per_case.csv, summary.json, table.md and cases.png.
 
     Args:
@@ -80,33 +74,29 @@ def evaluate_segmentation(
     for name in conventions:
         if name not in scores.CONVENTIONS:
             raise SynthError(f"no convention '{name}'", hint=did_you_mean(name, scores.CONVENTIONS))
-    if (out / SUMMARY).exists() and not force:
-        raise SynthError(f"{out} holds an evaluation already", hint="--force overwrites it")
-    cases = truth_cases(truth_dir, split, scheme)
-    predictions = find_predictions(pred_dir) if pred_dir.is_dir() else {}
+    refuse_existing(out, force=force)
+    cases = find_cases(truth_dir, split, scheme)
+    if split is None:
+        cases = [case for case in cases if "seg" in case.files]
+        if not cases:
+            raise SynthError(f"{truth_dir}: no label maps", hint="names are like <case>-seg.nii.gz")
+    hint = "names are like <case>-seg.nii.gz or <case>.nii.gz"
+    predictions = find_nifti(pred_dir, hint)
     if not predictions:
-        raise SynthError(
-            f"{pred_dir}: no label maps", hint="names are like <case>-seg.nii.gz or <case>.nii.gz"
-        )
+        raise SynthError(f"{pred_dir}: no label maps", hint=hint)
+
+    def judged_case(case: Case) -> tuple[Case, Path, list[RegionScore]]:
+        require_unique([case])
+        path = only_file(predictions, (f"{case.id}-seg", f"{case.id}_seg", case.id))
+        return case, path, judge(case, path, conventions)
+
     rows: list[RegionScore] = []
     problems: list[str] = []
     judged: dict[str, tuple[Case, Path]] = {}
     with Progress(len(cases), label="evaluate", unit="case") as bar:
-        for case in cases:
-            try:
-                require_unique([case])
-                path = prediction_file(predictions, case.id)
-                rows += judge(case, path, conventions)
-                judged[case.id] = (case, path)
-            except SynthError as error:
-                hint = f" → {error.hint}" if error.hint else ""
-                problems.append(f"{case.id}: {error.message.removeprefix(f'{case.id}: ')}{hint}")
-                log.warning(problems[-1])
-            bar.advance()
-    if not rows:
-        raise SynthError(
-            f"none of {len(cases)} cases could be judged", hint=f"the first: {problems[0]}"
-        )
+        for case, path, own in judge_each(cases, judged_case, problems, bar):
+            rows += own
+            judged[case.id] = (case, path)
     if pictures:
         draw_page(rows, judged, out / "cases.png")
     used = {path for _, path in judged.values()}
@@ -124,7 +114,7 @@ def evaluate_segmentation(
         },
         seconds=round(time.monotonic() - began, 2),
     )  # fmt: skip
-    summary = facts | {
+    summary: dict[str, Any] = facts | {
         "cases": len(judged),
         "problems": problems,
         "predictions_not_used": sorted(
@@ -134,34 +124,14 @@ def evaluate_segmentation(
         "official_names": {name: scores.OFFICIAL[name] for name in conventions},
         "conventions": scores.summarise(rows),
     }
-    table = _write(out, rows, summary)
-    return SegmentationEvaluation(
-        rows=tuple(rows), problems=tuple(problems), summary=summary, table=table
-    )
-
-
-def truth_cases(truth_dir: Path, split: Path | None, scheme: str) -> list[Case]:
-    """Return the cases that have a label map, or the testing cases of a split."""
-    if split is None:
-        cases = [case for case in discover(truth_dir, scheme=scheme) if "seg" in case.files]
-        if not cases:
-            raise SynthError(f"{truth_dir}: no label maps", hint="names are like <case>-seg.nii.gz")
-        return cases
-    cases = [entry.case for entry in read_split(split, truth_dir).testing]
-    if not cases:
-        raise SynthError(f"{split}: no testing cases", hint="without --split, all are judged")
-    require_unique(cases)
-    return cases if scheme == "auto" else [case.with_scheme(scheme) for case in cases]
-
-
-def prediction_file(found: Mapping[str, Sequence[Path]], case_id: str) -> Path:
-    """Return the one label map of a case; none and two are refused."""
-    paths = [p for name in ("-seg", "_seg", "") for p in found.get(f"{case_id}{name}", ())]
-    if not paths:
-        raise SynthError("no prediction", hint=f"expected {case_id}-seg.nii.gz or {case_id}.nii.gz")
-    if len(paths) > 1:
-        raise SynthError(f"two files: {paths[0]} and {paths[1]}", hint="keep one of them")
-    return paths[0]
+    scores.write_scores(out / "per_case.csv", rows)
+    tables = [
+        (f"BraTS {name}, mean ± sd. {scores.POLICY[name]}.", scores.table_rows(found))
+        for name, found in summary["conventions"].items()
+    ]
+    write_results(out, tables, summary)
+    plain = "\n\n".join(f"{head}\n{plain_table(lines)}" for head, lines in tables)
+    return Evaluation(problems=tuple(problems), summary=summary, table=plain)
 
 
 def judge(case: Case, path: Path, conventions: Sequence[Convention]) -> list[RegionScore]:
@@ -259,18 +229,3 @@ def _shown(labels: np.ndarray, scheme: str) -> np.ndarray:
     for name, number in zip(scores.REGIONS, (2, 1, 3), strict=True):
         shown[np.isin(labels, found[name])] = number
     return shown
-
-
-def _write(out: Path, rows: Sequence[RegionScore], summary: Mapping[str, Any]) -> str:
-    """Write tables and summary (last: it says that all is there); return the plain table."""
-    scores.write_scores(out / "per_case.csv", rows)
-    plain, marked = [], []
-    for convention, found in summary["conventions"].items():
-        lines = scores.table_rows(found)
-        head = f"BraTS {convention}, mean ± sd. {scores.POLICY[convention]}."
-        plain.append(f"{head}\n{plain_table(lines)}")
-        marked.append(f"{head}\n\n{markdown_table(lines)}\n")
-    with atomic_path(out / "table.md") as temporary:
-        temporary.write_text("\n".join(marked), encoding="utf-8")
-    write_json(out / SUMMARY, summary)
-    return "\n\n".join(plain)

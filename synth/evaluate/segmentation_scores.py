@@ -14,7 +14,6 @@ not exist:
 from __future__ import annotations
 
 import csv
-import io
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,9 +22,8 @@ from typing import Any
 import numpy as np
 
 from synth.base.errors import SynthError
-from synth.base.files import atomic_path
 from synth.data.case import guess_scheme, scheme_regions
-from synth.evaluate.tables import spread
+from synth.evaluate.tables import mean_sd, spread, write_csv
 from synth.metrics.overlap import evaluate_regions
 from synth.metrics.surface import Convention
 
@@ -160,7 +158,7 @@ def mean_of(values: Iterable[float]) -> float:
 
 
 def summarise(rows: Sequence[RegionScore]) -> dict[str, dict[str, dict[str, Any]]]:
-    """Return convention → region → metric → `scoreboard.spread`; tp, fp and fn as sums."""
+    """Return convention → region → metric → `spread`; tp, fp and fn as sums."""
     summary: dict[str, dict[str, dict[str, Any]]] = {}
     for (convention, region), own in grouped(rows).items():
         cells: dict[str, Any] = {"cases": len(own)}
@@ -184,7 +182,10 @@ def table_rows(summary: Mapping[str, Mapping[str, Any]]) -> list[list[str]]:
     rows = [["region", "cases", *(METRICS[m][0] for m in SHOWN), "tp/fp/fn"]]
     for region, cells in summary.items():
         line = [region, str(cells["cases"])]
-        line += [_cell(cells[m], METRICS[m][1]) if m in cells else "" for m in SHOWN]
+        line += [
+            mean_sd(cells[m], METRICS[m][1], none="none", counted=True) if m in cells else ""
+            for m in SHOWN
+        ]
         rows.append([*line, "/".join(str(cells[c]) for c in COUNTS) if "tp" in cells else ""])
     return rows
 
@@ -192,16 +193,16 @@ def table_rows(summary: Mapping[str, Mapping[str, Any]]) -> list[list[str]]:
 def write_scores(path: Path, rows: Sequence[RegionScore]) -> Path:
     """Write a line a case, region and convention, numbers in full precision (nan as such)."""
     extra = [name for name in ("fold", "seed") if any(getattr(r, name) is not None for r in rows)]
-    text = io.StringIO()
-    lines = csv.writer(text, lineterminator="\n")
-    lines.writerow(["case", "patient", *extra, "region", "convention", *METRICS])
-    for row in rows:
-        cells = [repr(float(row.values[m])) if m in row.values else "" for m in METRICS]
-        where = ["" if getattr(row, name) is None else getattr(row, name) for name in extra]
-        lines.writerow([row.case, row.patient, *where, row.region, row.convention, *cells])
-    with atomic_path(path) as temporary:
-        temporary.write_text(text.getvalue(), encoding="utf-8")
-    return path
+    lines = (
+        [
+            row.case, row.patient, *(getattr(row, name) for name in extra), row.region,
+            row.convention,
+            *(float(row.values[m]) if m in row.values else "" for m in METRICS),
+        ]
+        for row in rows
+    )  # fmt: skip
+    heading = ["case", "patient", *extra, "region", "convention", *METRICS]
+    return write_csv(path, heading, lines)
 
 
 def read_scores(path: Path) -> list[RegionScore]:
@@ -251,11 +252,3 @@ def _voxelwise(
         "ref_ml": ref_voxels * voxel_ml,
         "pred_ml": pred_voxels * voxel_ml,
     }
-
-
-def _cell(found: Mapping[str, Any], decimals: int) -> str:
-    if found["mean"] is None:
-        return "none"
-    sd = "" if found["sd"] is None else f" ± {found['sd']:.{decimals}f}"
-    of = f" (n={found['n']})" if found["non_finite"] else ""
-    return f"{found['mean']:.{decimals}f}{sd}{of}"

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from synth.base.files import atomic_path
-from synth.metrics.statistics import paired_difference
+from synth.metrics.statistics import intervals, patient_means, signed_rank
 
 NON_FINITE = (
     "values that are not finite are left out of mean, sd and median and counted as non_finite; "
@@ -44,6 +44,8 @@ class Score:
     """Voxels that were judged."""
     seconds: float | None = None
     """Time to compute the answer, where we did."""
+    patient: str = ""
+    """Whose case it is; without, a patient of its own."""
 
 
 def spread(values: np.ndarray) -> dict[str, float | int | None]:
@@ -88,13 +90,16 @@ def _difference(
     cases = [c for c in own if c in theirs]
     a, b = (_column([side[c] for c in cases], metric) for side in (own, theirs))
     finite = np.isfinite(a) & np.isfinite(b)
-    a, b = a[finite], b[finite]
-    found: dict[str, float | int | None] = {"n": len(a), "excluded": int((~finite).sum())}
-    if len(a) < 2:  # one pair has a mean, but nothing says how sure it is
-        mean = float((a - b).mean()) if len(a) else None
-        return {"mean": mean, "low": None, "high": None, "p_value": None} | found
-    pair = paired_difference(a, b, seed=seed)
-    return {"mean": pair.mean, "low": pair.low, "high": pair.high, "p_value": pair.p_value} | found
+    d = (a - b)[finite]
+    patients = [own[c].patient or c for c, kept in zip(cases, finite, strict=True) if kept]
+    # One patient has a mean, but nothing says how sure it is.
+    spread = intervals(d, patients, seed=seed) if len(d) else None
+    low, high = spread.mean if spread else (None, None)
+    p = signed_rank(patient_means(d, patients)).p_value if spread else None
+    return {
+        "mean": float(d.mean()) if len(d) else None, "low": low, "high": high, "p_value": p,
+        "n": len(d), "excluded": int((~finite).sum()),
+    }  # fmt: skip
 
 
 def method_rows(summary: Mapping[str, Mapping[str, Any]]) -> list[list[str]]:
@@ -103,7 +108,10 @@ def method_rows(summary: Mapping[str, Mapping[str, Any]]) -> list[list[str]]:
     shown = {m: how for m, how in SHOWN.items() if m in there}
     rows = [["method", *(heading for heading, _ in shown.values()), "cases", "s/case"]]
     for method, metrics in summary.items():
-        cells = [_mean_sd(metrics[m], decimals) for m, (_, decimals) in shown.items()]
+        cells = [
+            mean_sd(metrics[m], decimals, none="not finite", counted=True)
+            for m, (_, decimals) in shown.items()
+        ]
         first = metrics[next(iter(SHOWN))]
         seconds = metrics["seconds"]
         rows.append([
@@ -142,17 +150,33 @@ def markdown_table(rows: Sequence[Sequence[str]]) -> str:
     return "\n".join(f"| {' | '.join(row)} |" for row in (rows[0], rule, *rows[1:]))
 
 
-def write_csv(path: Path, scores: Sequence[Score]) -> Path:
-    """Write one line a case and method, numbers in full precision (inf and nan as such)."""
-    metrics = list(scores[0].values)
+def write_csv(path: Path, heading: Sequence[str], lines: Iterable[Sequence[object]]) -> Path:
+    """Write lines as CSV, floats in full precision (inf and nan as such)."""
     text = io.StringIO()
-    lines = csv.writer(text, lineterminator="\n")
-    lines.writerow(["case", "method", *metrics, "hole_voxels"])
-    for s in scores:
-        lines.writerow([s.case, s.method, *(repr(float(s.values[m])) for m in metrics), s.voxels])
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(heading)
+    writer.writerows(
+        [repr(float(c)) if isinstance(c, float) else c for c in line] for line in lines
+    )
+    return write_text(path, text.getvalue())
+
+
+def write_text(path: Path, text: str) -> Path:
+    """Write a text file atomically."""
     with atomic_path(path) as temporary:
-        temporary.write_text(text.getvalue(), encoding="utf-8")
+        temporary.write_text(text, encoding="utf-8")
     return path
+
+
+def mean_sd(
+    found: Mapping[str, Any] | None, decimals: int = 3, *, none: str = "–", counted: bool = False
+) -> str:
+    """Write a mean ± sd; `counted` says of how many, where some were left out."""
+    if found is None or found["mean"] is None:
+        return none
+    sd = "" if found["sd"] is None else f" ± {found['sd']:.{decimals}f}"
+    of = f" (n={found['n']})" if counted and found["non_finite"] else ""
+    return f"{found['mean']:.{decimals}f}{sd}{of}"
 
 
 def _by_method(scores: Sequence[Score]) -> dict[str, dict[str, Score]]:
@@ -164,14 +188,6 @@ def _by_method(scores: Sequence[Score]) -> dict[str, dict[str, Score]]:
 
 def _column(scores: Sequence[Score], metric: str) -> np.ndarray:
     return np.array([s.values[metric] for s in scores], float)
-
-
-def _mean_sd(found: Mapping[str, Any], decimals: int) -> str:
-    if found["mean"] is None:
-        return "not finite"
-    sd = "" if found["sd"] is None else f" ± {found['sd']:.{decimals}f}"
-    of = f" (n={found['n']})" if found["non_finite"] else ""
-    return f"{found['mean']:.{decimals}f}{sd}{of}"
 
 
 def _interval(found: Mapping[str, Any], decimals: int) -> str:

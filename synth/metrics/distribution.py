@@ -1,14 +1,12 @@
-"""Distances between two sets of images: MS-SSIM, MMD, Fréchet distance.
+"""Distances between two sets of images or features: MS-SSIM, MMD, Fréchet distance.
 
-Numbers like FID come from a network trained on photographs. Here a volume is described by
-statistics that have a meaning (`volume_features`): grey values, layout, and texture at four
-scales. Distances on them are comparable between runs of this package only; never put them in a
-table beside published FIDs.
+Numbers like FID come from a network trained on photographs. Distances on other features are
+comparable between runs of this package only; never put them in a table beside published FIDs.
 """
 
 from __future__ import annotations
 
-import itertools
+from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
@@ -21,10 +19,19 @@ WANG_WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)  # Wang et al. 2003, fin
 WINDOW_SIGMA, WINDOW_RADIUS = 1.5, 5
 K1, K2 = 0.01, 0.03
 
-GREY_QUANTILES = np.linspace(0.1, 0.9, 9)
-LAYOUT_CELLS = 3
-TEXTURE_LEVELS = 4
-SMALLEST_DETAIL = 1e-3  # of the grey range; keeps the logarithm of an empty band finite
+RESAMPLES, HALVINGS = 1000, 200
+LEVEL = 0.95
+
+Kernel = Literal["rbf", "polynomial"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Interval:
+    """A number and its 95 % bootstrap interval."""
+
+    value: float
+    low: float
+    high: float
 
 
 def ms_ssim_3d(
@@ -61,11 +68,7 @@ def ms_ssim_3d(
 
 
 def mmd2(
-    x: np.ndarray,
-    y: np.ndarray,
-    *,
-    kernel: Literal["rbf", "polynomial"] = "rbf",
-    bandwidth: float | None = None,
+    x: np.ndarray, y: np.ndarray, *, kernel: Kernel = "rbf", bandwidth: float | None = None
 ) -> float:  # (n, features), (m, features)
     """Unbiased squared maximum mean discrepancy (Gretton et al. 2012, eq. 3); may be negative.
 
@@ -74,22 +77,88 @@ def mmd2(
     Unbiased also for a handful of volumes, where a Fréchet distance is not.
     """
     x, y = _samples(x, y)
+    first = (np.arange(len(x) + len(y)) < len(x))[None].astype(float)
+    gram = gram_matrix(np.concatenate((x, y)), kernel, bandwidth)
+    return float(weighted_mmd2(gram, first, 1 - first)[0])
+
+
+def mmd2_interval(
+    x: np.ndarray,
+    y: np.ndarray,
+    *,
+    kernel: Kernel = "rbf",
+    bandwidth: float | None = None,
+    seed: int = 0,
+) -> Interval:  # (n, features), (m, features)
+    """Unbiased MMD² of two sets, with the bootstrap over the cases of both."""
+    x, y = _samples(x, y)
+    n, m = len(x), len(y)
+    ours, theirs = np.zeros((2, RESAMPLES + 1, n + m))
+    ours[0, :n], theirs[0, n:] = 1, 1
+    rng = np.random.default_rng(seed)
+    ours[1:, :n] = rng.multinomial(n, np.full(n, 1 / n), RESAMPLES)
+    theirs[1:, n:] = rng.multinomial(m, np.full(m, 1 / m), RESAMPLES)
+    gram = gram_matrix(np.concatenate((x, y)), kernel, bandwidth)
+    found = weighted_mmd2(gram, ours, theirs)
+    low, high = np.quantile(found[1:], ((1 - LEVEL) / 2, (1 + LEVEL) / 2))
+    return Interval(value=float(found[0]), low=float(low), high=float(high))
+
+
+def mmd2_floor(
+    real: np.ndarray, halves: np.ndarray, *, kernel: Kernel = "rbf", bandwidth: float | None = None
+) -> dict[str, float | None]:  # (n, features), (deals, n) bool
+    """Return what random halves of the real cases are apart: mean and 95 % quantile.
+
+    Halves are smaller than the sets compared, so that the floor is rather high than low.
+    """
+    first = halves.astype(float)
+    return mean_and_high(weighted_mmd2(gram_matrix(real, kernel, bandwidth), first, 1 - first))
+
+
+def halvings(count: int, *, seed: int = 0) -> np.ndarray:  # (200, count) bool
+    """Deal cases into two halves at random, many times; of an odd number the first is smaller."""
+    rng = np.random.default_rng(seed)
+    orders = np.stack([rng.permutation(count) for _ in range(HALVINGS)])
+    return np.argsort(orders, axis=1) < count // 2
+
+
+def mean_and_high(values: np.ndarray) -> dict[str, float | None]:
+    """Return the mean and the 95 % quantile of the finite values; None if there is none."""
+    values = values[np.isfinite(values)]
+    if not len(values):
+        return {"mean": None, "high": None}
+    return {"mean": float(values.mean()), "high": float(np.quantile(values, LEVEL))}
+
+
+def gram_matrix(x: np.ndarray, kernel: Kernel, bandwidth: float | None) -> np.ndarray:
+    """Return the kernel of all pairs: (n, features) → (n, n)."""
     if kernel == "polynomial":
-        k_xx, k_yy, k_xy = ((p @ q.T / x.shape[1] + 1) ** 3 for p, q in ((x, x), (y, y), (x, y)))
-    elif kernel == "rbf":
-        sigma = np.median(pdist(np.concatenate((x, y)))) if bandwidth is None else bandwidth
-        if not sigma > 0:
-            raise SynthError(
-                f"the kernel's bandwidth is {sigma:g}",
-                hint="most features coincide; pass a positive bandwidth",
-            )
-        k_xx, k_yy, k_xy = (
-            np.exp(-cdist(p, q, "sqeuclidean") / (2 * sigma**2))
-            for p, q in ((x, x), (y, y), (x, y))
-        )
-    else:
+        return (x @ x.T / x.shape[1] + 1) ** 3
+    if kernel != "rbf":
         raise SynthError(f"unknown kernel {kernel!r}", hint="use 'rbf' or 'polynomial'")
-    return float(_off_diagonal_mean(k_xx) + _off_diagonal_mean(k_yy) - 2 * k_xy.mean())
+    sigma = np.median(pdist(x)) if bandwidth is None else bandwidth
+    if not sigma > 0:
+        raise SynthError(
+            f"the kernel's bandwidth is {sigma:g}",
+            hint="most features coincide; pass a positive bandwidth",
+        )
+    return np.exp(-cdist(x, x, "sqeuclidean") / (2 * sigma**2))
+
+
+def weighted_mmd2(gram: np.ndarray, u: np.ndarray, v: np.ndarray) -> np.ndarray:
+    """Unbiased MMD² between weightings u and v (B, n) of n items; 0/1 weights choose subsets.
+
+    A resample may hold an item twice. The pair of an item with itself is left out, as it is of the
+    estimate; counting it would push every resample upwards.
+    """
+    apart = gram - np.diag(np.diag(gram))
+
+    def within(w: np.ndarray) -> np.ndarray:
+        pairs = w.sum(axis=1) ** 2 - (w**2).sum(axis=1)
+        return ((w @ apart) * w).sum(axis=1) / np.maximum(pairs, 1)
+
+    across = ((u @ gram) * v).sum(axis=1) / (u.sum(axis=1) * v.sum(axis=1))
+    return within(u) + within(v) - 2 * across
 
 
 def frechet_distance(x: np.ndarray, y: np.ndarray) -> float:  # (n, features), (m, features)
@@ -107,26 +176,6 @@ def frechet_distance(x: np.ndarray, y: np.ndarray) -> float:  # (n, features), (
     cross = np.linalg.norm(a @ b.T, ord="nuc")
     distance = ((x.mean(0) - y.mean(0)) ** 2).sum() + (a**2).sum() + (b**2).sum() - 2 * cross
     return max(float(distance), 0.0)  # below 0 by rounding only
-
-
-def volume_features(volume: np.ndarray) -> np.ndarray:  # (X, Y, Z) or (C, X, Y, Z)
-    """Describe a skull-stripped volume (background 0) by 92 numbers a channel; deterministic.
-
-    Grey values are first scaled so that percentiles 0.5 and 99.5 of the brain are 0 and 1, since
-    MR units are arbitrary; whatever depends on the unit is not seen. In order:
-
-    - 9 deciles of the brain's grey values;
-    - 27 mean grey values of the cells of a 3 × 3 × 3 division of the brain's box: layout;
-    - 4 levels × 7 Haar bands × 2: log mean magnitude, and standard deviation over mean magnitude
-      (Gaussian texture has 1.25, sparse edges more): texture from two to sixteen voxels.
-    """
-    channels = volume[None] if volume.ndim == 3 else volume
-    if channels.ndim != 4:
-        raise SynthError(
-            f"expected (X, Y, Z) or (C, X, Y, Z), got shape {volume.shape}",
-            hint="describe one volume at a time",
-        )
-    return np.concatenate([_channel_features(channel) for channel in channels])
 
 
 def _ssim_terms(a: np.ndarray, b: np.ndarray, data_range: float) -> tuple[float, float]:
@@ -164,69 +213,8 @@ def _samples(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         raise SynthError(
             f"expected two samples (volumes, features) of 2 volumes or more, "
             f"got {x.shape} and {y.shape}",
-            hint="stack the volume_features of each set",
+            hint="stack the features of each set",
         )
     if not (np.isfinite(x).all() and np.isfinite(y).all()):
         raise SynthError("a feature is NaN or Inf", hint="look for NaN in the volumes")
     return x, y
-
-
-def _off_diagonal_mean(gram: np.ndarray) -> float:
-    n = len(gram)
-    return (gram.sum() - np.trace(gram)) / (n * (n - 1))
-
-
-def _channel_features(volume: np.ndarray) -> np.ndarray:
-    brain = volume != 0
-    grey = volume[brain].astype(np.float64)
-    low, high = np.percentile(grey, (0.5, 99.5)) if grey.size else (0.0, 0.0)
-    if not high > low:
-        raise SynthError(
-            "the volume has no contrast, so nothing can be said of its grey values",
-            hint="pass a skull-stripped scan with background 0",
-        )
-    grey = np.clip((grey - low) / (high - low), 0, 1)
-    scaled = np.zeros(volume.shape)
-    scaled[brain] = grey
-    scaled = scaled[ndimage.find_objects(brain.astype(np.uint8))[0]]
-    return np.concatenate((np.quantile(grey, GREY_QUANTILES), _layout(scaled), _texture(scaled)))
-
-
-def _layout(volume: np.ndarray) -> np.ndarray:
-    """Mean grey value of the cells of a regular division, border voxels shared by area."""
-    for axis in range(3):
-        n = volume.shape[axis]
-        edges = np.linspace(0, n, LAYOUT_CELLS + 1)
-        first, last = edges[:-1, None], edges[1:, None]
-        share = np.clip(
-            np.minimum(np.arange(1, n + 1), last) - np.maximum(np.arange(n), first), 0, 1
-        )
-        volume = np.moveaxis(np.tensordot(share * LAYOUT_CELLS / n, volume, (1, axis)), 0, axis)
-    return volume.ravel()  # (27,)
-
-
-def _texture(volume: np.ndarray) -> np.ndarray:
-    numbers = []
-    for _ in range(TEXTURE_LEVELS):
-        volume, details = _haar(volume)
-        for band in details:
-            magnitude = np.abs(band).mean()
-            spread = np.sqrt((band**2).mean() + SMALLEST_DETAIL**2)
-            numbers += [np.log(magnitude + SMALLEST_DETAIL), spread / (magnitude + SMALLEST_DETAIL)]
-    return np.array(numbers)  # (4 * 7 * 2,)
-
-
-def _haar(volume: np.ndarray) -> tuple[np.ndarray, list[np.ndarray]]:
-    """One level of the 3-D Haar transform: block means, and the seven detail bands."""
-    volume = np.pad(volume, [(0, n % 2) for n in volume.shape], mode="edge")
-    bands = [volume]
-    for axis in range(3):
-        halves = [
-            (
-                np.take(v, range(0, v.shape[axis], 2), axis),
-                np.take(v, range(1, v.shape[axis], 2), axis),
-            )
-            for v in bands
-        ]
-        bands = list(itertools.chain(*(((p + q) / 2, (p - q) / 2) for p, q in halves)))
-    return bands[0], bands[1:]

@@ -18,27 +18,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from scipy import ndimage
 from scipy.optimize import linear_sum_assignment
 
 from synth.base.errors import SynthError
-from synth.metrics.surface import (
-    BothEmpty,
-    Convention,
-    check_pair,
-    crop_to_union,
-    hd95,
-    nsd,
-    surface_distances,
-)
-
-__all__ = [
-    "WORST_HD95_MM", "Lesion", "LesionTable", "dice", "evaluate_regions", "hd95",
-    "lesionwise_2023", "lesionwise_2025", "nsd",
-]  # fmt: skip
+from synth.metrics.surface import Convention, check_pair, crop_to_union, surface_distances
 
 WORST_HD95_MM: dict[Convention, float] = {"2023": 374.0, "2025": 373.0}
 """What a lesion without a counterpart costs: the diagonal of the atlas grid, rounded by each."""
@@ -93,7 +80,9 @@ class LesionTable:
         }
 
 
-def dice(pred: np.ndarray, ref: np.ndarray, *, both_empty: BothEmpty = "nan") -> float:
+def dice(
+    pred: np.ndarray, ref: np.ndarray, *, both_empty: Literal["nan", "perfect"] = "nan"
+) -> float:
     """Return 2 |P ∩ R| / (|P| + |R|); nan (or 1) if both are empty."""
     check_pair(pred, ref)
     pred, ref = np.asarray(pred, bool), np.asarray(ref, bool)
@@ -211,7 +200,7 @@ def _evaluate(
     convention: Convention,
     rules: Mapping[str, Any],
 ) -> dict[str, float]:
-    both_empty: BothEmpty = "perfect" if convention == "2023" else "nan"
+    both_empty: Literal["nan", "perfect"] = "perfect" if convention == "2023" else "nan"
     if convention == "2023":
         table = lesionwise_2023(pred, ref, spacing_mm, **rules)
     else:

@@ -11,15 +11,19 @@ from dataclasses import dataclass
 
 import numpy as np
 from scipy import ndimage, stats
-from scipy.spatial.distance import cdist, pdist
+from scipy.spatial.distance import pdist
 
 from synth.base.errors import SynthError
-from synth.metrics.distribution import mmd2
+from synth.metrics.distribution import (
+    LEVEL,
+    RESAMPLES,
+    Interval,
+    halvings,
+    mean_and_high,
+    mmd2_floor,
+)
 from synth.metrics.shape import DESCRIBED, matrix, regions_of
 
-LEVEL = 0.95
-RESAMPLES = 1000
-HALVINGS = 200
 CODE_SIDE = 49
 """Voxels along a side of the common grid that overlaps are counted on; odd, so that it has a middle
 voxel."""
@@ -28,15 +32,6 @@ COARSE = 7
 FLIPS = tuple(np.ndindex(2, 2, 2))
 
 Rows = Sequence[Mapping[str, float]]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Interval:
-    """A number and its 95 % bootstrap interval."""
-
-    value: float
-    low: float
-    high: float
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -72,25 +67,6 @@ class Standard:
         return np.where(np.isfinite(table), table, 0)
 
 
-def shape_mmd2(a: Rows, b: Rows, standard: Standard, *, seed: int = 0) -> Interval:
-    """Unbiased MMD² of two sets of shapes, with the bootstrap over the masks of both.
-
-    A resample may hold a mask twice. The pair of a mask with itself is left out, as it is of the
-    estimate; counting it would push every resample upwards.
-    """
-    x, y = standard(a), standard(b)
-    point = mmd2(x, y, bandwidth=standard.bandwidth)
-    k_xx, k_yy, k_xy = (
-        np.exp(-cdist(p, q, "sqeuclidean") / (2 * standard.bandwidth**2))
-        for p, q in ((x, x), (y, y), (x, y))
-    )
-    rng = np.random.default_rng(seed)
-    u, v = (rng.multinomial(n, np.full(n, 1 / n), RESAMPLES) for n in (len(x), len(y)))
-    cross = np.einsum("bi,ij,bj->b", u, k_xy, v, optimize=True) / (len(x) * len(y))
-    found = _pair_mean(u, k_xx) + _pair_mean(v, k_yy) - 2 * cross
-    return Interval(value=point, **_quantiles(found))
-
-
 def wasserstein(a: np.ndarray, b: np.ndarray, *, seed: int = 0) -> Interval:
     """1-D Wasserstein distance of one feature, in its own unit; numbers that are NaN are left out.
 
@@ -104,32 +80,21 @@ def wasserstein(a: np.ndarray, b: np.ndarray, *, seed: int = 0) -> Interval:
         stats.wasserstein_distance(rng.choice(a, len(a)), rng.choice(b, len(b)))
         for _ in range(RESAMPLES // 4)
     ]
-    return Interval(value=float(stats.wasserstein_distance(a, b)), **_quantiles(np.array(found)))
+    low, high = np.quantile(found, ((1 - LEVEL) / 2, (1 + LEVEL) / 2))
+    return Interval(value=float(stats.wasserstein_distance(a, b)), low=float(low), high=float(high))
 
 
 def floor(real: Rows, standard: Standard, names: Sequence[str], *, seed: int = 0) -> dict:
-    """Return what two halves of the real masks are apart, dealt at random: mean and 95 %.
-
-    Halves are smaller than the sets compared, so that the floor is rather high than low.
-    """
-    rng = np.random.default_rng(seed)
-    whole = standard(real)
-    columns = {name: np.array([row[name] for row in real]) for name in names}
-    found: dict[str, list[float]] = {"mmd2": [], **{name: [] for name in names}}
-    for _ in range(HALVINGS):
-        order = rng.permutation(len(real))
-        one, other = order[: len(real) // 2], order[len(real) // 2 :]
-        found["mmd2"].append(mmd2(whole[one], whole[other], bandwidth=standard.bandwidth))
-        for name, values in columns.items():
-            p, q = (v[np.isfinite(v)] for v in (values[one], values[other]))
-            both = len(p) and len(q)
-            found[name].append(stats.wasserstein_distance(p, q) if both else np.nan)
-    return {
-        name: {"mean": float(np.nanmean(v)), "high": float(np.nanquantile(v, LEVEL))}
-        if np.isfinite(v).any()
-        else {"mean": None, "high": None}
-        for name, v in found.items()
-    }
+    """Return what two halves of the real masks are apart, dealt at random: mean and 95 %."""
+    halves = halvings(len(real), seed=seed)
+    found = {"mmd2": mmd2_floor(standard(real), halves, bandwidth=standard.bandwidth)}
+    for name in names:
+        values = np.array([row[name] for row in real])
+        known = np.isfinite(values)
+        pairs = ((values[half & known], values[~half & known]) for half in halves)
+        apart = [stats.wasserstein_distance(p, q) for p, q in pairs if len(p) and len(q)]
+        found[name] = mean_and_high(np.array(apart))
+    return found
 
 
 def extent_mm(labels: np.ndarray, spacing_mm: float) -> float:
@@ -227,19 +192,6 @@ def diversity(codes: np.ndarray, *, most: int = 500, seed: int = 0) -> float:
         chosen = np.random.default_rng(seed).choice(len(first), most, replace=False)
         first, second = first[chosen], second[chosen]
     return float(np.mean([overlap(codes[i], codes[j]) for i, j in zip(first, second, strict=True)]))
-
-
-def _pair_mean(weights: np.ndarray, gram: np.ndarray) -> np.ndarray:
-    """Mean of the kernel over pairs of different masks, for each row of weights."""
-    gram = gram - np.diag(np.diag(gram))
-    total = ((weights @ gram) * weights).sum(axis=1)
-    pairs = weights.sum(axis=1) ** 2 - (weights**2).sum(axis=1)
-    return total / np.maximum(pairs, 1)
-
-
-def _quantiles(found: np.ndarray) -> dict[str, float]:
-    low, high = np.quantile(found, ((1 - LEVEL) / 2, (1 + LEVEL) / 2))
-    return {"low": float(low), "high": float(high)}
 
 
 def _coarse(codes: np.ndarray) -> np.ndarray:

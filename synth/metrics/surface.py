@@ -25,7 +25,6 @@ from scipy import ndimage
 from synth.base.errors import SynthError
 
 Convention = Literal["2023", "2025"]
-BothEmpty = Literal["nan", "perfect"]
 Corner = tuple[int, int, int]
 
 CORNERS: tuple[Corner, ...] = tuple((x, y, z) for x in (0, 1) for y in (0, 1) for z in (0, 1))
@@ -58,39 +57,6 @@ class SurfaceDistances:
         if convention == "2025":  # each surface counts half, however large it is
             return float((pred / self.pred_weights.sum() + ref / self.ref_weights.sum()) / 2)
         return float((pred + ref) / (self.pred_weights.sum() + self.ref_weights.sum()))
-
-
-def hd95(
-    pred: np.ndarray,
-    ref: np.ndarray,
-    spacing_mm: Sequence[float],
-    *,
-    convention: Convention,
-    both_empty: BothEmpty = "nan",
-) -> float:
-    """95th percentile Hausdorff distance; inf if one mask is empty, nan (or 0) if both are."""
-    found = surface_distances(pred, ref, spacing_mm, convention)
-    if found is None:
-        neither = not (np.any(pred) or np.any(ref))
-        return {"nan": np.nan, "perfect": 0.0}[both_empty] if neither else np.inf
-    return found.hd95(convention)
-
-
-def nsd(
-    pred: np.ndarray,
-    ref: np.ndarray,
-    spacing_mm: Sequence[float],
-    *,
-    tolerance_mm: float,
-    convention: Convention,
-    both_empty: BothEmpty = "nan",
-) -> float:
-    """Normalised surface Dice; 0 if one mask is empty, nan (or 1) if both are."""
-    found = surface_distances(pred, ref, spacing_mm, convention)
-    if found is None:
-        neither = not (np.any(pred) or np.any(ref))
-        return {"nan": np.nan, "perfect": 1.0}[both_empty] if neither else 0.0
-    return found.nsd(tolerance_mm, convention)
 
 
 def surface_distances(

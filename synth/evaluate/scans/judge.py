@@ -6,9 +6,6 @@ voxel size, the coarser of the sets, since texture depends on it. `--keep` sorts
 
 from __future__ import annotations
 
-import csv
-import io
-import logging
 import math
 import time
 from collections.abc import Mapping, Sequence
@@ -19,23 +16,47 @@ from typing import Any
 import numpy as np
 
 from synth.base.devices import pick
-from synth.base.errors import SynthError
-from synth.base.files import atomic_path, write_json
+from synth.base.files import atomic_path
 from synth.base.manifest import manifest
-from synth.data.case import Case
+from synth.data.case import MODALITIES, Case
 from synth.evaluate import quality_filter
+from synth.evaluate.common import (
+    Evaluation,
+    evenly,
+    judge_each,
+    refuse_existing,
+    write_results,
+)
 from synth.evaluate.quality_filter import Rule
-from synth.evaluate.scans import pictures as synthesis_pictures
 from synth.evaluate.scans import tables as synthesis_tables
-from synth.evaluate.scans.features import DICE, Description, column_names, describe
-from synth.evaluate.scans.random_features import RandomConvolutions
+from synth.evaluate.scans.features import (
+    DICE,
+    Description,
+    RandomConvolutions,
+    Segmenter,
+    column_names,
+    describe,
+)
 from synth.evaluate.scans.reference import Jury, Verdict
-from synth.evaluate.scans.scan_case import common_spacing_mm, find_scans, load_scans, real_sets
-from synth.evaluate.scans.segmenter import Segmenter
-from synth.evaluate.tables import markdown_table, plain_table
+from synth.evaluate.scans.scan_case import (
+    LEVELS,
+    TUMOUR,
+    Scans,
+    column,
+    common_spacing_mm,
+    find_scans,
+    load_scans,
+    real_sets,
+)
+from synth.evaluate.tables import plain_table, write_csv
+from synth.pictures.montage import BACKGROUND as DARK
+from synth.pictures.montage import INK, PLANES, montage, square_around, three_planes
 from synth.training.log import Progress
 
-SUMMARY = "summary.json"
+ROWS = 6
+"""Real and made rows each."""
+COLOURS = {"generated": "#3ec8f5", "real": "#f5d90a"}
+Panels = list[np.ndarray]
 LEAST = {"generated": 2, "real": 4, "training": 3}
 THUMBNAILS = 24
 """Cases of a set that diversity is measured on."""
@@ -44,17 +65,96 @@ NEEDS = {
     **dict.fromkeys(("copied", "nearest_distance"), "--train or --split"),
 }
 
-log = logging.getLogger(__name__)
+
+def panels_of(scans: Scans) -> Panels:
+    """Cut three planes of every contrast through the middle of the tumour, or of the brain."""
+    tumour = scans.classes > 0 if scans.classes is not None else np.zeros_like(scans.brain)
+    middle = tumour if tumour.any() else scans.brain
+    frames = [square_around(plane) for plane in three_planes(scans.brain, mask=middle)]
+    return [
+        plane[frame]
+        for image in scans.image
+        for plane, frame in zip(three_planes(image, mask=middle), frames, strict=True)
+    ]
 
 
-@dataclass(frozen=True, kw_only=True)
-class SynthesisEvaluation:
-    """What came out; the same lies in the output folder."""
+def page(sets: Mapping[str, Sequence[tuple[str, Panels]]], path: Path, *, seed: int = 0) -> Path:
+    """Draw the sets' rows in mixed order: which are made is to be seen, not to be expected."""
+    rows = [(kind, *row) for kind, own in sets.items() for row in own]
+    order = np.random.default_rng(seed).permutation(len(rows))
+    mixed = [rows[i] for i in order]
+    return montage(
+        [panels for _, _, panels in mixed],
+        path,
+        row_labels=[f"{kind}\n{name}" for kind, name, _ in mixed],
+        column_labels=[f"{m} {plane}" for m in MODALITIES for plane in PLANES],
+        window=(0, 1.2),
+    )
 
-    problems: tuple[str, ...]
-    """One line for each case that cannot be read."""
-    summary: Mapping[str, Any]
-    table: str
+
+def spectra(sets: Mapping[str, np.ndarray], path: Path) -> Path:
+    """Plot the energy of Haar levels by contrast: mean ± sd over the cases of each set.
+
+    Args:
+        sets: (cases, 4, levels, 7) ln energies.
+        path: PNG to write.
+    """
+    scale = np.arange(1, LEVELS + 1)
+
+    def draw(axes, contrast: int) -> None:
+        for name, energies in sets.items():
+            values = np.log10(np.e) * energies[:, contrast].mean(axis=-1)  # (cases, levels)
+            values = values[np.isfinite(values).all(axis=1)]
+            if not len(values):
+                continue
+            mean, sd = values.mean(axis=0), values.std(axis=0)
+            axes.plot(scale, mean, marker="o", color=COLOURS[name], label=name)
+            axes.fill_between(scale, mean - sd, mean + sd, color=COLOURS[name], alpha=0.2)
+        axes.set_xticks(scale, [str(2**s) for s in scale])
+        axes.set_xlabel("detail, voxels")
+
+    return _four(draw, path, "log10 energy / brain variance")
+
+
+def intensities(sets: Mapping[str, Sequence[Mapping[str, float]]], path: Path) -> Path:
+    """Plot every case's mean brightness of the tumour's regions, in sd of the healthy brain."""
+    places = np.arange(len(TUMOUR))
+
+    def draw(axes, contrast: int) -> None:
+        rng = np.random.default_rng(0)
+        for number, (name, rows) in enumerate(sets.items()):
+            for place, region in zip(places, TUMOUR, strict=True):
+                values = column(rows, f"{region}_{MODALITIES[contrast]}_mean")
+                across = place + 0.3 * (number - 0.5) + rng.uniform(-0.08, 0.08, len(values))
+                label = name if place == 0 else None
+                axes.scatter(across, values, s=9, color=COLOURS[name], alpha=0.7, label=label)
+        axes.axhline(0, color=INK, linewidth=0.6)
+        axes.set_xticks(places, list(TUMOUR))
+
+    return _four(draw, path, "brighter than brain, sd")
+
+
+def _four(draw, path: Path, unit: str) -> Path:
+    """Make a row of four plots, one a contrast."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(11, 3), dpi=120, facecolor=DARK, layout="constrained")
+    canvas = FigureCanvasAgg(figure)
+    for number, axes in enumerate(figure.subplots(1, len(MODALITIES))):
+        axes.set_facecolor(DARK)
+        axes.tick_params(colors=INK, labelsize=7)
+        draw(axes, number)
+        axes.set_title(MODALITIES[number], color=INK, fontsize=9)
+        axes.xaxis.label.set_color(INK)
+        for spine in axes.spines.values():
+            spine.set_color(INK)
+        if number == 0:
+            axes.set_ylabel(unit, color=INK, fontsize=8)
+            axes.legend(fontsize=7, facecolor=DARK, labelcolor=INK, edgecolor=INK)
+    with atomic_path(path) as temporary, temporary.open("wb") as stream:
+        canvas.print_png(stream)
+    return path
 
 
 @dataclass(kw_only=True)
@@ -66,37 +166,27 @@ class Reader:
     spacing_mm: float
     pictures: bool
     problems: list[str] = field(default_factory=list)
-    panels: dict[str, list[tuple[str, synthesis_pictures.Panels]]] = field(default_factory=dict)
+    panels: dict[str, list[tuple[str, Panels]]] = field(default_factory=dict)
 
     def read(self, name: str, cases: Sequence[Case], bar: Progress) -> list[Description]:
         """Describe the cases of a set; a bad one is noted and left out."""
-        found = []
         training = name == "training"
-        drawn = set(_evenly(len(cases), synthesis_pictures.ROWS)) if self.pictures else set()
-        thumbnails = _evenly(len(cases), 0 if training else THUMBNAILS)
-        for number, case in enumerate(cases):
-            try:
-                scans = load_scans(case, self.spacing_mm)
-                found.append(
-                    describe(
-                        scans, self.features, None if training else self.segmenter,
-                        thumbnail=number in thumbnails,
-                    )
-                )  # fmt: skip
-                if number in drawn and not training:
-                    row = (case.id, synthesis_pictures.panels_of(scans))
-                    self.panels.setdefault(name, []).append(row)
-            except SynthError as error:
-                self.problems.append(_one_line(name, case, error))
-                log.warning(self.problems[-1])
-            bar.advance()
-        if len(found) < LEAST[name]:
-            raise SynthError(
-                f"{name}: {len(found)} of {len(cases)} cases can be judged, "
-                f"{LEAST[name]} are needed",
-                hint=self.problems[0] if self.problems else "give more cases",
-            )
-        return found
+        drawn, thumbnails = (
+            {cases[i].id for i in evenly(len(cases), 0 if training else most)}
+            for most in (ROWS * self.pictures, THUMBNAILS)
+        )
+
+        def describe_case(case: Case) -> Description:
+            scans = load_scans(case, self.spacing_mm)
+            segmenter = None if training else self.segmenter
+            found = describe(scans, self.features, segmenter, thumbnail=case.id in thumbnails)
+            if case.id in drawn:
+                row = (case.id, panels_of(scans))
+                self.panels.setdefault(name, []).append(row)
+            return found
+
+        least = LEAST[name]
+        return list(judge_each(cases, describe_case, self.problems, bar, name=name, least=least))
 
 
 def evaluate_synthesis(
@@ -109,7 +199,7 @@ def evaluate_synthesis(
     segmenter: Path | None = None,
     keep: Sequence[str] = (),
     **options: Any,
-) -> SynthesisEvaluation:
+) -> Evaluation:
     """Judge made scans; write per_case.csv, summary.json, table.md and pictures.
 
     Args:
@@ -127,8 +217,7 @@ def evaluate_synthesis(
     began = time.monotonic()
     wish = Options(**options)
     rules = quality_filter.parse_rules(keep)
-    if (out / SUMMARY).exists() and not wish.force:
-        raise SynthError(f"{out} holds an evaluation already", hint="--force overwrites it")
+    refuse_existing(out, force=wish.force)
     sets = {"generated": find_scans(pred_dir, wish.scheme)}
     sets |= real_sets(truth_dir, train_dir, split, wish.scheme)
     columns = column_names(segmenter=segmenter is not None, training="training" in sets)
@@ -173,15 +262,9 @@ def evaluate_synthesis(
     }
     _write_csv(out / "per_case.csv", read, {"real": jury.verdict, **verdicts}, jury)
     tables = synthesis_tables.tables(summary)
-    with atomic_path(out / "table.md") as temporary:
-        parts = [f"{head}\n\n{markdown_table(t)}\n" for head, t in tables]
-        temporary.write_text("\n".join(parts), encoding="utf-8")
-    write_json(out / SUMMARY, summary)  # last: it says that all is there
-    return SynthesisEvaluation(
-        problems=tuple(reader.problems),
-        summary=summary,
-        table="\n\n".join(plain_table(t) for _, t in tables[:3]),
-    )
+    write_results(out, tables, summary)
+    plain = "\n\n".join(plain_table(t) for _, t in tables[:3])
+    return Evaluation(problems=tuple(reader.problems), summary=summary, table=plain)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -226,13 +309,11 @@ def _copies(verdict: Verdict, read: Mapping[str, Sequence[Description]]) -> list
 
 def _draw(out: Path, reader: Reader, read: Mapping[str, Sequence[Description]]) -> None:
     shown = {name: read[name] for name in ("generated", "real")}
-    synthesis_pictures.page(reader.panels, out / "page.png")
-    synthesis_pictures.spectra(
+    page(reader.panels, out / "page.png")
+    spectra(
         {n: np.stack([d.energies for d in own]) for n, own in shown.items()}, out / "spectra.png"
     )
-    synthesis_pictures.intensities(
-        {n: [d.row for d in own] for n, own in shown.items()}, out / "intensities.png"
-    )
+    intensities({n: [d.row for d in own] for n, own in shown.items()}, out / "intensities.png")
 
 
 def _write_csv(
@@ -241,24 +322,12 @@ def _write_csv(
     verdicts: Mapping[str, Verdict],
     jury: Jury,
 ) -> None:
-    text = io.StringIO()
-    lines = csv.writer(text, lineterminator="\n")
     names = list(dict.fromkeys(n for v in verdicts.values() for row in v.rows for n in row))
-    lines.writerow(["set", "case", *names, "nearest_training"])
+    lines = []
     for name, own in read.items():
         near = verdicts[name].nearest
         for i, (described, row) in enumerate(zip(own, verdicts[name].rows, strict=True)):
-            cells = [repr(float(row.get(n, math.nan))) for n in names]
             other = "" if near is None else jury.train[near.index[i]].case.id
-            lines.writerow([name, described.case.id, *cells, other])
-    with atomic_path(path) as temporary:
-        temporary.write_text(text.getvalue(), encoding="utf-8")
-
-
-def _one_line(name: str, case: Case, error: SynthError) -> str:
-    hint = f" → {error.hint}" if error.hint else ""
-    return f"{name} {case.id}: {error.message.removeprefix(f'{case.id}: ')}{hint}"
-
-
-def _evenly(count: int, most: int) -> list[int]:
-    return np.linspace(0, count - 1, min(most, count)).round().astype(int).tolist()
+            cells = (float(row.get(n, math.nan)) for n in names)
+            lines.append([name, described.case.id, *cells, other])
+    write_csv(path, ["set", "case", *names, "nearest_training"], lines)

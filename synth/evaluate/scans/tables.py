@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from synth.data.case import MODALITIES
-from synth.evaluate.scans.texture import LEVELS
+from synth.evaluate.scans.scan_case import LEVELS
+from synth.evaluate.tables import mean_sd
 
 Rows = list[list[str]]
 
@@ -76,7 +77,7 @@ def _dice(sets: Mapping[str, Mapping[str, Any]]) -> Rows:
     rows = [["Dice", "WT", "TC", "ET", "mean"]]
     for name, own in sets.items():
         if own["seg_dice"] is not None:
-            rows.append([name, *(_mean_sd(own.get(n)) for n in names)])
+            rows.append([name, *(mean_sd(own.get(n)) for n in names)])
     return rows
 
 
@@ -96,7 +97,7 @@ def _regions(regions: Mapping[str, Mapping[str, Any]]) -> Rows:
     for name, own in regions.items():
         apart = own["wasserstein"]
         rows.append([
-            name, _mean_sd(own["made"]), _mean_sd(own["real"]), _number(own["difference_sd"], 1),
+            name, mean_sd(own["made"]), mean_sd(own["real"]), _number(own["difference_sd"], 1),
             f"{apart['value']:.3f} [{apart['low']:.3f}, {apart['high']:.3f}]" if apart else "–",
         ])  # fmt: skip
     return rows
@@ -122,9 +123,3 @@ def _of(found: Mapping[str, Any] | None, key: str, decimals: int = 3) -> str:
 
 def _number(value: float | None, decimals: int = 3) -> str:
     return "–" if value is None else f"{value:.{decimals}f}"
-
-
-def _mean_sd(found: Mapping[str, Any] | None) -> str:
-    if found is None or found["mean"] is None:
-        return "–"
-    return f"{found['mean']:.3f}" + (f" ± {found['sd']:.3f}" if found["sd"] is not None else "")

@@ -1,0 +1,152 @@
+"""What every evaluation shares: its cases, a line for each problem, its files."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+
+from synth.base.errors import SynthError
+from synth.base.files import write_json
+from synth.data.case import Case, discover, require_unique
+from synth.data.split import read_split
+from synth.evaluate.tables import markdown_table, write_text
+from synth.training.log import Progress
+
+SUMMARY = "summary.json"
+
+T = TypeVar("T")
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluation:
+    """The result of an evaluation; the same lies in the output folder."""
+
+    problems: tuple[str, ...]
+    """One line for each case that could not be judged."""
+    summary: Mapping[str, Any]
+    table: str
+    """The tables for the terminal."""
+
+
+def refuse_existing(out: Path, *, force: bool) -> None:
+    """Refuse a folder that holds an evaluation already."""
+    if (out / SUMMARY).exists() and not force:
+        raise SynthError(f"{out} holds an evaluation already", hint="--force overwrites it")
+
+
+def find_cases(truth_dir: Path, split: Path | None, scheme: str = "auto") -> list[Case]:
+    """Return the cases of a folder, or the testing cases of a split."""
+    if split is None:
+        return discover(truth_dir, scheme=scheme)
+    cases = [entry.case for entry in read_split(split, truth_dir).testing]
+    if not cases:
+        raise SynthError(f"{split}: no testing cases", hint="without --split, all are judged")
+    require_unique(cases)
+    return cases if scheme == "auto" else [case.with_scheme(scheme) for case in cases]
+
+
+def find_real_sets(
+    truth_dir: Path,
+    train_dir: Path | None,
+    split: Path | None,
+    scheme: str,
+    find: Callable[[Path], list[Case]],
+    *,
+    labelled: bool = False,
+) -> dict[str, list[Case]]:
+    """Find the real cases: unseen ones as "real", and "training" ones if they are known.
+
+    With `labelled`, cases of a split without a label map are left out.
+    """
+    sets = {}
+    if split is None:
+        sets["real"] = find(truth_dir)
+    else:
+        parts = read_split(split, truth_dir)
+        for name, entries in (("real", parts.testing), ("training", parts.training)):
+            # Synthetic entries are no truth, and no evidence of a copy.
+            cases = [e.case for e in entries if e.source is None]
+            cases = [c for c in cases if not labelled or "seg" in c.files]
+            sets[name] = [c if scheme == "auto" else c.with_scheme(scheme) for c in cases]
+        if not sets["real"]:
+            raise SynthError(f"{split}: no testing cases", hint="without --split, all are judged")
+    if train_dir is not None:
+        sets["training"] = find(train_dir)
+    return {name: cases for name, cases in sets.items() if cases}
+
+
+def find_nifti(folder: Path, hint: str) -> dict[str, list[Path]]:
+    """Return every NIfTI file below a folder by its name without ending."""
+    if not folder.is_dir():
+        raise SynthError(f"{folder}: no such folder", hint=hint)
+    found: dict[str, list[Path]] = {}
+    for path in sorted(folder.rglob("*.nii*")):
+        if path.is_file() and path.name.endswith((".nii", ".nii.gz")):
+            found.setdefault(path.name.removesuffix(".gz").removesuffix(".nii"), []).append(path)
+    return found
+
+
+def only_file(found: Mapping[str, Sequence[Path]], names: Sequence[str]) -> Path:
+    """Return the one prediction that has one of the names; none and two are refused."""
+    paths = [path for name in names for path in found.get(name, ())]
+    if not paths:
+        expected = " or ".join(f"{name}.nii.gz" for name in names)
+        raise SynthError("no prediction", hint=f"expected {expected}")
+    if len(paths) > 1:
+        raise SynthError(f"two files: {paths[0]} and {paths[1]}", hint="keep one of them")
+    return paths[0]
+
+
+def judge_each(
+    cases: Sequence[Case],
+    judge: Callable[[Case], T],
+    problems: list[str],
+    bar: Progress,
+    *,
+    name: str = "",
+    least: int = 1,
+) -> Iterator[T]:
+    """Yield the result of each case; a bad case becomes a line of `problems`.
+
+    Fewer than `least` results of the set `name` are refused.
+    """
+    count = 0
+    for case in cases:
+        try:
+            found = judge(case)
+        except SynthError as error:
+            hint = f" → {error.hint}" if error.hint else ""
+            message = error.message.removeprefix(f"{case.id}: ")
+            problems.append(f"{name} {case.id}: {message}{hint}".lstrip())
+            log.warning(problems[-1])
+        else:
+            count += 1
+            yield found
+        bar.advance()
+    if count < least:
+        needed = f", {least} are needed" if least > 1 else ""
+        raise SynthError(
+            f"{name}: {count or 'none'} of {len(cases)} cases could be judged{needed}".lstrip(": "),
+            hint=f"the first problem: {problems[0]}" if problems else "give more cases",
+        )
+
+
+def evenly(count: int, most: int) -> list[int]:
+    """Return `most` places from the first of `count` to the last, so that nobody picks."""
+    return np.linspace(0, count - 1, min(most, count)).round().astype(int).tolist()
+
+
+def write_results(
+    out: Path, tables: Sequence[tuple[str, Sequence[Sequence[str]]]], summary: Mapping[str, Any]
+) -> None:
+    """Write table.md with a heading a table, and summary.json last: it says that all is there."""
+    parts = [f"{head}\n\n{markdown_table(rows)}\n" for head, rows in tables]
+    write_text(out / "table.md", "\n".join(parts))
+    write_json(out / SUMMARY, summary)
