@@ -276,15 +276,22 @@ class Painter:
         return images.mean(axis=0, keepdims=True) if self.options.estimate == "mean" else images
 
     def _flipped_mean(self, batch: Batch, part: int) -> np.ndarray:
-        """Return the mean of the answers to all flips along the first axes."""
+        """Return the mean of the answers to all flips along the first axes, each shifted.
+
+        A shift by half a block of the wavelet's grid hides its edges; what wraps around the box
+        lies far from the hole.
+        """
         total = np.zeros(batch["known"].shape[1:], np.float32)
         axes = range(2, 2 + self.options.flips)
+        half = 2**self.config.wavelet_levels // 2
         flips = [f for n in range(len(axes) + 1) for f in itertools.combinations(axes, n)]
         for k, flip in enumerate(flips):
-            flipped = {name: value.flip(flip) for name, value in batch.items()}
+            shifts = [half * (axis in flip) for axis in axes]
+            moved = {name: v.flip(flip).roll(shifts, tuple(axes)) for name, v in batch.items()}
             noise = generator(self.seed, self.name, self.regions, part, k)
-            image = self.mode.image(self._mean(flipped, noise), flipped)
-            total += image.flip(flip)[0].cpu().numpy() / len(flips)
+            image = self.mode.image(self._mean(moved, noise), moved)
+            back = image.roll([-s for s in shifts], tuple(axes)).flip(flip)
+            total += back[0].cpu().numpy() / len(flips)
         return total
 
     def _denoiser(self, batch: Batch) -> Denoiser:
