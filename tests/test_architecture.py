@@ -159,7 +159,7 @@ def test_modules_are_imported_by_name_in_few_places() -> None:
     # A worker runs the program it is given; the packages' roots offer a few names of their own.
     allowed = {REGISTRY, "synth", "synth.cli", "synth.jobs.workers", *FAMILIES}
     # Optional packages, deepbet and SimpleITK, of which the type checker must know nothing.
-    allowed |= {"synth.data.brain", "synth.evaluate.downstream_use"}
+    allowed |= {"synth.data.brain", "synth.metrics.downstream_use"}
     assert found <= allowed
 
 

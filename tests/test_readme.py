@@ -37,13 +37,21 @@ SMALLER = {
     "--cases 20 --seed 1": "--cases 5 --seed 1",
     "--cases 20": "--cases 3",
     "--cases 4": "--cases 1",
+    "inpaint data/demo -o filled ": "inpaint data/demo -o filled --end 1 ",
     "--cases 2 --size full": "--cases 1 --size small",
     "--steps 200": "--steps 1 --batch-size 1",
     "--steps 400": "--steps 2 --batch-size 1",
     "-o drawn-scans": "-o drawn-scans --steps 2 --end 1",
     "-o made-scans --end 2 --samples 2": "-o made-scans --end 2 --steps 2",
 }
-SLOW = ("accelerate launch", "--fold 0", "--site B", "synth convert", "synth compare")
+SLOW = (
+    "filled-unseen",
+    "accelerate launch",
+    "--fold 0",
+    "--site B",
+    "synth convert",
+    "synth compare",
+)
 """Blocks that hold one of these run in the slow test only."""
 
 PARSED = ("--heads",)

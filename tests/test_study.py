@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 
 from synth.base.errors import SynthError
-from synth.cli import function, main
+from synth.cli import function, main, settings_of
 from synth.cli.parser import build
 from synth.data import split as folds
 from synth.data.case import Case, discover
@@ -59,7 +59,7 @@ PLANS = ("demo", "from scratch", "tiny", "brats23", "one fold", "slurm", "slurm,
 def parsed(words: Sequence[str]) -> dict:
     verb, *rest = words
     work = function(verb)
-    settings = getattr(work, "settings", lambda _: ())(rest)
+    settings = settings_of(verb, rest)
     return build(work, prog=f"synth {verb}", settings=settings).parse(rest)
 
 

@@ -34,9 +34,9 @@ from synth.evaluate.common import (
     refuse_existing,
     write_results,
 )
-from synth.evaluate.downstream_use import DownstreamUse
 from synth.evaluate.inpainting_case import KnownHole, fill_native, load_hole
 from synth.evaluate.tables import Score, plain_table, write_csv
+from synth.metrics.downstream_use import DownstreamUse
 from synth.metrics.image import inpainting_metrics
 from synth.pictures import inpainting
 from synth.training.log import Progress

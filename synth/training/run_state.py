@@ -125,7 +125,9 @@ def _load(path: Path) -> dict[str, Any]:
 
 def _require_same(saved: Mapping[str, Any], now: Mapping[str, Any], out: Path) -> None:
     for key, value in now.items():
-        before = saved.get(key)
+        if key not in saved:  # a setting that came with a later version: its default is what was
+            continue
+        before = saved[key]
         if isinstance(value, dict) and isinstance(before, dict):
             _require_same(before, value, out)
         elif json.loads(json.dumps(value)) != before:
