@@ -14,6 +14,7 @@ import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -61,7 +62,7 @@ class Inpainted:
     """The input with new tissue inside the mask; float32."""
     spread: Volume | None = None
     """Voxelwise standard deviation of the draws, where there are several."""
-    facts: dict[str, float | int | str] = field(default_factory=dict)
+    facts: dict[str, Any] = field(default_factory=dict)
     """network_calls, regions, seconds; how the brain was found."""
 
 
@@ -282,7 +283,7 @@ class Painter:
         lies far from the hole.
         """
         total = np.zeros(batch["known"].shape[1:], np.float32)
-        axes = range(2, 2 + self.options.flips)
+        axes = range(2, 2 + (self.options.flips or 0))
         half = 2**self.config.wavelet_levels // 2
         flips = [f for n in range(len(axes) + 1) for f in itertools.combinations(axes, n)]
         for k, flip in enumerate(flips):
@@ -387,7 +388,7 @@ def _whole_blocks(mask: np.ndarray) -> np.ndarray:
     """Return the 2×2×2 blocks that lie in a mask altogether."""
     even = mask[tuple(slice(0, n // 2 * 2) for n in mask.shape)]
     x, y, z = (n // 2 for n in even.shape)
-    return even.reshape(x, 2, y, 2, z, 2).all(axis=(1, 3, 5))
+    return np.asarray(even.reshape(x, 2, y, 2, z, 2).all(axis=(1, 3, 5)))
 
 
 def _spread(prepared: Prepared, spread: np.ndarray, mask: np.ndarray) -> Volume:
