@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 
+from synth.base import families
 from tests.golden import record
 
 GOLDEN = json.loads(record.OUTPUTS.read_text(encoding="utf-8"))
@@ -48,6 +49,12 @@ def compare(names: list[str], work: Path) -> None:
     for name in names:
         differences += alike(json.loads(json.dumps(found[name])), GOLDEN["outputs"][name], name)
     assert differences == []
+
+
+@pytest.fixture(autouse=True)
+def no_toy(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Other tests add a family, which `synth info` would list."""
+    monkeypatch.delitem(families.FAMILIES, "toy", raising=False)
 
 
 def test_quick_verbs_do_what_they_did(tmp_path: Path) -> None:

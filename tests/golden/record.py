@@ -25,6 +25,7 @@ import numpy as np
 import safetensors.torch
 import torch
 from PIL import Image
+from threadpoolctl import threadpool_limits
 
 HERE = Path(__file__).parent
 OUTPUTS = HERE / "outputs.json"
@@ -130,7 +131,8 @@ SLOW = {
 def record(names: Iterable[str], work: Path) -> dict[str, Any]:
     """Run the commands of these names in `work`; return what each said and wrote."""
     torch.set_num_threads(1)
-    with contextlib.chdir(work):
+    # numpy's sums depend on the number of threads, too, in the last bits.
+    with threadpool_limits(1), contextlib.chdir(work):
         return {name: _run(name, {**FAST, **SLOW}[name].split()) for name in names}
 
 
@@ -299,11 +301,14 @@ def _plain(text: str) -> list[str]:
     for folder, word in ((Path.cwd(), "WORK"), (Path(__file__).parents[2], "ROOT")):
         text = text.replace(str(folder.resolve()), word)
     text = text.replace(sys.executable, "PYTHON")
+    text = re.sub(r"(\.\./)+[^\s\"]*(?=weights/)", "ROOT/", text)  # from here to this checkout
     text = re.sub(r"\b[0-9a-f]{40,}\b", "HASH", text)
     text = re.sub(r"(?<=[ (,:])[0-9.]+ (s|min|h|MB)\b", r"N \1", text)
     text = re.sub(r"\bin \d+(\.\d+)? ?s\b", "in N s", text)
     text = re.sub(r"(done +\d+ |done,\d+,) *\d+", r"\1N", text)
-    return re.sub(r"(?<=\S)  +", "  ", text).splitlines()
+    text = re.sub(r"(?<=\S)  +", "  ", text)
+    text = re.sub(r"( \d+ \| |  \d+  )\d+\.\d\d( \|)?$", r"\1N\2", text, flags=re.M)  # s/case
+    return text.splitlines()
 
 
 def _hash(content: bytes) -> str:
