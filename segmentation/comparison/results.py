@@ -9,6 +9,7 @@ from typing import Any
 from segmentation.comparison.trainings import BASE, Study, described, rows_of
 from synth.base.files import write_json, write_text
 from synth.base.manifest import git_commit, versions
+from synth.evaluate.common import as_json_tables
 from synth.evaluate.comparison import ArmComparison, as_json, compare, contrast_rows
 from synth.evaluate.comparison_endpoints import PRIMARY, Endpoint, pair
 from synth.evaluate.comparison_pictures import forest, paired_lines
@@ -43,9 +44,10 @@ def conclude(study: Study) -> str:
         "comparisons": {name: as_json(c) for name, c in found.items()},
         "versions": versions(), "git_commit": git_commit(),
     }  # fmt: skip
-    write_json(study.out / "summary.json", summary)
     words = "\n".join(c.verdict for c in found.values())
     table = _overview(arms)
+    tables = [("arms", table), *((name, _contrasts(own)) for name, own in found.items())]
+    write_json(study.out / "summary.json", summary | {"tables": as_json_tables(tables)})
     _write_tables(study.out / "table.md", found, table, words)
     return f"{plain_table(table)}\n\n{words}"
 
@@ -102,6 +104,10 @@ def _write_tables(
         parts += [
             f"## {name}",
             f"Mean rank, as BraTS ranks: {ranks}; p of the difference {own.rank_p:.2g}.",
-            markdown_table(contrast_rows([own.primary, *own.secondary])),
+            markdown_table(_contrasts(own)),
         ]
     write_text(path, "\n\n".join(parts) + "\n")
+
+
+def _contrasts(found: ArmComparison) -> list[list[str]]:
+    return contrast_rows([found.primary, *found.secondary])

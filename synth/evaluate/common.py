@@ -20,6 +20,8 @@ from synth.training.log import Progress
 SUMMARY = "summary.json"
 
 T = TypeVar("T")
+Rows = Sequence[Sequence[str]]
+"""A table; the first row is its heading."""
 
 log = logging.getLogger(__name__)
 
@@ -143,10 +145,20 @@ def evenly(count: int, most: int) -> list[int]:
     return np.linspace(0, count - 1, min(most, count)).round().astype(int).tolist()
 
 
+def as_json_tables(tables: Sequence[tuple[str, Rows]]) -> list[dict[str, Any]]:
+    """Return tables as they stand in summary.json: a title and rows, of which the first heads."""
+    return [{"title": title, "rows": [list(row) for row in rows]} for title, rows in tables]
+
+
 def write_results(
-    out: Path, tables: Sequence[tuple[str, Sequence[Sequence[str]]]], summary: Mapping[str, Any]
-) -> None:
-    """Write table.md with a heading a table, and summary.json last: it says that all is there."""
-    parts = [f"{head}\n\n{markdown_table(rows)}\n" for head, rows in tables]
+    out: Path, tables: Sequence[tuple[str, Rows]], summary: Mapping[str, Any], shown: str
+) -> Evaluation:
+    """Write table.md and, as it says that all is there, summary.json last; return the evaluation.
+
+    `shown` is the text for the terminal.
+    """
+    parts = [f"{title}\n\n{markdown_table(rows)}\n" for title, rows in tables]
     write_text(out / "table.md", "\n".join(parts))
+    summary = {**summary, "tables": as_json_tables(tables)}
     write_json(out / SUMMARY, summary)
+    return Evaluation(problems=tuple(summary["problems"]), summary=summary, table=shown)

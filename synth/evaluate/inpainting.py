@@ -132,9 +132,8 @@ def evaluate_inpainting(  # noqa: PLR0913 - all but three by name
         ([s.case, s.method, *(float(s.values[m]) for m in metrics), s.voxels] for s in scores),
     )
     tables = list(_tables(summary))
-    write_results(out, tables, summary)
     plain = "\n\n".join(plain_table(rows) for _, rows in tables)
-    return Evaluation(problems=tuple(problems), summary=summary, table=plain)
+    return write_results(out, tables, summary, plain)
 
 
 def choose_baselines(names: Sequence[str]) -> dict[str, Callable[..., np.ndarray]]:

@@ -110,9 +110,8 @@ def evaluate_masks(
     _write_csv(out / "per_case.csv", masks, jury, verdicts)
     heads = (SETS_HEAD, FEATURES_HEAD)
     tables = (sets_table(verdicts, jury), features_table(verdicts["generated"], jury))
-    write_results(out, list(zip(heads, tables, strict=True)), summary)
     plain = "\n\n".join(map(plain_table, tables))
-    return Evaluation(problems=tuple(problems), summary=summary, table=plain)
+    return write_results(out, list(zip(heads, tables, strict=True)), summary, plain)
 
 
 def draw_page(sets: Mapping[str, Sequence[Mask]], path: Path, *, most: int = PAGE_MASKS) -> Path:

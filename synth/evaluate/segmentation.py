@@ -129,9 +129,8 @@ def evaluate_segmentation(
         (f"BraTS {name}, mean ± sd. {scores.POLICY[name]}.", scores.table_rows(found))
         for name, found in summary["conventions"].items()
     ]
-    write_results(out, tables, summary)
     plain = "\n\n".join(f"{head}\n{plain_table(lines)}" for head, lines in tables)
-    return Evaluation(problems=tuple(problems), summary=summary, table=plain)
+    return write_results(out, tables, summary, plain)
 
 
 def judge(case: Case, path: Path, conventions: Sequence[Convention]) -> list[RegionScore]:

@@ -262,9 +262,8 @@ def evaluate_synthesis(
     }
     _write_csv(out / "per_case.csv", read, {"real": jury.verdict, **verdicts}, jury)
     tables = synthesis_tables.tables(summary)
-    write_results(out, tables, summary)
     plain = "\n\n".join(plain_table(t) for _, t in tables[:3])
-    return Evaluation(problems=tuple(reader.problems), summary=summary, table=plain)
+    return write_results(out, tables, summary, plain)
 
 
 @dataclass(frozen=True, kw_only=True)
