@@ -334,7 +334,7 @@ class Painter:
             return dpmpp_2m(denoise, start, walk)
         if self.options.sampler == "ddim":
             return ddim(denoise, start, walk)
-        return ddpm(denoise, start, walk, [source], variance="small")
+        return ddpm(denoise, start, walk, [source])
 
 
 def _require_out_of_memory(error: Exception) -> None:

@@ -113,13 +113,9 @@ def _pairs(walk: Tensor) -> Iterator[_Pair]:
         yield _Pair(alphas[i], sigmas[i], alphas[i + 1], sigmas[i + 1], h)
 
 
-def _noised(mean: Tensor, scale: float, generators: Generators | None) -> Tensor:
+def _noised(mean: Tensor, scale: float, generators: Generators) -> Tensor:
     """mean + scale·noise; nothing is drawn where scale is 0."""
-    if scale == 0:
-        return mean
-    if generators is None:
-        raise SynthError("a stochastic sampler needs generators", hint="one for each sample")
-    return mean + scale * noise_like(mean, generators)
+    return mean + scale * noise_like(mean, generators) if scale else mean
 
 
 def _call(denoise: Denoiser, x: Tensor, level: Tensor, cond: Tensor | None) -> Tensor:
@@ -133,13 +129,9 @@ def ddpm(
     levels: Tensor,
     generators: Generators,
     *,
-    variance: Literal["large", "small"] = "small",
     cond: Tensor | None = None,
 ) -> Iterator[Step]:
-    """Ancestral sampling (Ho et al. 2020, equations 6 and 7), over any subset of levels.
-
-    "small" is the true posterior variance β̃, "large" the forward β.
-    """
+    """Ancestral sampling with the posterior variance β̃ (Ho et al. 2020, equations 6 and 7)."""
     for i, pair in enumerate(_pairs(levels)):
         x0 = _call(denoise, x, levels[i], cond)
         kept = (pair.sigma_s / pair.sigma_t) ** 2
@@ -147,28 +139,19 @@ def ddpm(
             kept * pair.alpha_t / pair.alpha_s * x
             + pair.alpha_s * pair.fresh / (pair.sigma_t**2) * x0
         )
-        spread = pair.fresh * (kept if variance == "small" else 1.0)
-        x = _noised(mean, math.sqrt(spread), generators) if pair.sigma_s else x0
+        x = _noised(mean, math.sqrt(pair.fresh * kept), generators) if pair.sigma_s else x0
         yield Step(i, x, x0)
 
 
 @torch.no_grad()
 def ddim(
-    denoise: Denoiser,
-    x: Tensor,
-    levels: Tensor,
-    generators: Generators | None = None,
-    *,
-    eta: float = 0.0,
-    cond: Tensor | None = None,
+    denoise: Denoiser, x: Tensor, levels: Tensor, *, cond: Tensor | None = None
 ) -> Iterator[Step]:
-    """Song et al. 2021, equations 12 and 16: deterministic at eta 0, as `ddpm` "small" at eta 1."""
+    """The deterministic sampler of Song et al. 2021 (equation 12 with σ = 0)."""
     for i, pair in enumerate(_pairs(levels)):
         x0 = _call(denoise, x, levels[i], cond)
-        scale = eta * math.sqrt(pair.fresh) * pair.sigma_s / pair.sigma_t
-        kept = math.sqrt(pair.sigma_s**2 - scale**2) / pair.sigma_t  # of what was noise in x
-        mean = pair.alpha_s * x0 + kept * (x - pair.alpha_t * x0)
-        x = _noised(mean, scale, generators)
+        kept = pair.sigma_s / pair.sigma_t  # of what was noise in x
+        x = pair.alpha_s * x0 + kept * (x - pair.alpha_t * x0)
         yield Step(i, x, x0)
 
 
@@ -244,14 +227,3 @@ def noised(known: Tensor, generators: Generators) -> Context:
     The noise has unit variance in every channel of x: in the wavelet domain, in every band.
     """
     return lambda logsnr: q_sample(known, noise_like(known, generators), logsnr)
-
-
-def faded(known: Tensor) -> Context:
-    """The known image scaled by α and free of noise: what a network sees that trained on noise in
-    the unknown region only."""
-    return lambda logsnr: q_sample(known, torch.zeros_like(known), logsnr)
-
-
-def clean(known: Tensor) -> Context:
-    """The known image as it is at every level."""
-    return lambda logsnr: known  # noqa: ARG005

@@ -149,25 +149,8 @@ def to_x0(output: Tensor, x_t: Tensor, logsnr: Tensor, kind: Kind) -> Tensor:
         return alpha * x_t - sigma * output
     if kind == "flow":
         return (x_t - sigma * output) / (alpha + sigma)
-    return _divide(x_t - sigma * output, alpha)
-
-
-def to_eps(output: Tensor, x_t: Tensor, logsnr: Tensor, kind: Kind) -> Tensor:
-    """ε from whatever the network predicts; 0 for a clean x_t (λ = +∞) and an x0 network."""
-    if kind == "eps":
-        return output
-    alpha, sigma = coefficients(logsnr, x_t)
-    if kind == "v":
-        return sigma * x_t + alpha * output
-    if kind == "flow":
-        return (x_t + alpha * output) / (alpha + sigma)
-    return _divide(x_t - alpha * output, sigma)
-
-
-def _divide(numerator: Tensor, denominator: Tensor) -> Tensor:
-    """The quotient, and 0 where there is nothing to divide by; also in the gradient."""
-    possible = denominator > 0
-    return torch.where(possible, numerator / torch.where(possible, denominator, 1), 0)
+    possible = alpha > 0
+    return torch.where(possible, (x_t - sigma * output) / torch.where(possible, alpha, 1), 0)
 
 
 def denoiser(network: Network, schedule: Schedule, kind: Kind = "x0") -> Denoiser:
@@ -182,12 +165,3 @@ def denoiser(network: Network, schedule: Schedule, kind: Kind = "x0") -> Denoise
         return to_x0(output, x_t, logsnr, kind)
 
     return denoise
-
-
-def clamped(denoise: Denoiser, low: float = -1.0, high: float = 1.0) -> Denoiser:
-    """The same Denoiser, its answer kept between two bounds."""
-
-    def denoise_clamped(x_t: Tensor, logsnr: Tensor, cond: Tensor | None = None) -> Tensor:
-        return denoise(x_t, logsnr, cond).clamp(low, high)
-
-    return denoise_clamped

@@ -106,17 +106,15 @@ class ResidualBlock(nn.Module):
         self, config: UNetConfig, inputs: int, outputs: int, resample: nn.Module | None = None
     ) -> None:
         super().__init__()
-        self.scale_shift = config.scale_shift_norm
         self.resample = resample or nn.Identity()
         self.in_layers = nn.Sequential(
             GroupNorm32(config.groups, inputs), nn.SiLU(), _conv(inputs, outputs)
         )
-        modulations = 2 * outputs if self.scale_shift else outputs
-        self.emb_layers = nn.Sequential(nn.SiLU(), nn.Linear(4 * config.width, modulations))
+        self.emb_layers = nn.Sequential(nn.SiLU(), nn.Linear(4 * config.width, outputs))
         self.out_layers = nn.Sequential(
             GroupNorm32(config.groups, outputs),
             nn.SiLU(),
-            nn.Dropout(config.dropout),
+            nn.Identity(),  # a dropout in the public networks, whose names count it
             _conv(outputs, outputs, zero=config.zero_init_out),
         )
         same = inputs == outputs
@@ -126,27 +124,15 @@ class ResidualBlock(nn.Module):
         """x (B, C, …) and the time embedding (B, 4·width) to (B, C', …)."""
         norm, activation, conv = self.in_layers
         h = conv(self.resample(activation(norm(x))))
-        modulation = self.emb_layers(emb).to(h.dtype)[:, :, None, None, None]  # (B, C', 1, 1, 1)
-        norm, *rest = self.out_layers
-        if self.scale_shift:
-            scale, shift = modulation.chunk(2, dim=1)
-            h = norm(h) * (1 + scale) + shift
-        else:
-            h = norm(h + modulation)
-        for layer in rest:
-            h = layer(h)
-        return self.skip_connection(self.resample(x)) + h
+        shift = self.emb_layers(emb).to(h.dtype)[:, :, None, None, None]  # (B, C', 1, 1, 1)
+        return self.skip_connection(self.resample(x)) + self.out_layers(h + shift)
 
 
 class Attention(nn.Module):
-    """Self-attention over every voxel, with a shortcut.
-
-    The channels of `qkv` are ordered by head first, then by q, k, v.
-    """
+    """Self-attention over every voxel by one head, with a shortcut."""
 
     def __init__(self, config: UNetConfig, channels: int) -> None:
         super().__init__()
-        self.heads = config.heads
         self.norm = GroupNorm32(config.groups, channels)
         self.qkv = nn.Conv1d(channels, 3 * channels, 1)
         self.proj_out = nn.Conv1d(channels, channels, 1)
@@ -157,7 +143,7 @@ class Attention(nn.Module):
         """Softmax(q·k / √d) v; with T = X·Y·Z tokens."""
         tokens = x.flatten(2)  # (B, C, T)
         qkv = self.qkv(self.norm(tokens))
-        q, k, v = qkv.unflatten(1, (self.heads, 3, -1)).mT.unbind(2)  # (B, heads, T, C/heads)
+        q, k, v = qkv.unflatten(1, (1, 3, -1)).mT.unbind(2)  # (B, 1, T, C)
         attended = F.scaled_dot_product_attention(q, k, v).mT.flatten(1, 2)  # (B, C, T)
         return x + self.proj_out(attended).view_as(x)
 
@@ -256,11 +242,8 @@ def _encoder(config: UNetConfig) -> tuple[nn.ModuleList, list[int]]:
             stages.append(Stage(down or Downsample(channels)))
             skips.append(channels)
         for _ in range(config.blocks_per_level):
-            layers: list[nn.Module] = [ResidualBlock(config, channels, multiplier * config.width)]
+            stages.append(Stage(ResidualBlock(config, channels, multiplier * config.width)))
             channels = multiplier * config.width
-            if level in config.attention_levels:
-                layers.append(Attention(config, channels))
-            stages.append(Stage(*layers))
             skips.append(channels)
     return nn.ModuleList(stages), skips
 
@@ -283,8 +266,6 @@ def _decoder(config: UNetConfig, skips: list[int]) -> tuple[nn.ModuleList, int]:
             inputs = channels if additive else channels + skip
             layers: list[nn.Module] = [ResidualBlock(config, inputs, outputs)]
             channels = outputs
-            if level in config.attention_levels:
-                layers.append(Attention(config, channels))
             if level and block == config.blocks_per_level:
                 blockwise = config.resample == "block"
                 up = ResidualBlock(config, channels, channels, _Double()) if blockwise else None

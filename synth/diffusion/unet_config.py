@@ -33,20 +33,12 @@ class UNetConfig:
     resample: Literal["block", "conv"] = "block"
     """Average pooling and nearest neighbour inside residual blocks, or convolutions of their own
     (strided on the way down, after trilinear interpolation on the way up)."""
-    attention_levels: tuple[int, ...] = ()
-    """Levels (0 is the finest) whose residual blocks are each followed by self-attention."""
     middle_attention: bool = False
     """Self-attention between the two middle blocks."""
-    heads: int = 1
-    """Attention heads."""
     max_period: float = 10_000.0
     """Longest period of the sinusoidal time embedding, in timesteps."""
     groups: int = 32
     """Groups of every GroupNorm; must divide every width."""
-    scale_shift_norm: bool = False
-    """The time embedding scales and shifts the second norm (adaptive GroupNorm), or is added."""
-    dropout: float = 0.0
-    """Dropout before the second convolution of a residual block."""
     checkpointing: bool = False
     """Recompute blocks in the backward pass: slower by about a third, far less memory."""
     zero_init_out: bool = True
@@ -63,15 +55,6 @@ class UNetConfig:
                     f"{self.groups} groups do not divide {self.width * multiplier} channels",
                     hint="choose groups that divide width × every multiplier",
                 )
-        attended = {self.width * self.multipliers[level] for level in self._attended_levels()}
-        if any(channels % self.heads for channels in attended):
-            raise SynthError(f"{self.heads} heads do not divide the channels of attended levels")
-
-    def _attended_levels(self) -> list[int]:
-        for level in self.attention_levels:
-            if not 0 <= level < self.levels:
-                raise SynthError(f"attention level {level} of a U-Net with {self.levels} levels")
-        return [*self.attention_levels, *([self.levels - 1] if self.middle_attention else [])]
 
     @property
     def levels(self) -> int:

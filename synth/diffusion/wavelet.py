@@ -1,19 +1,18 @@
-"""One level of the 3-D wavelet transform: a volume ↔ eight bands of half its size.
+"""One level of the 3-D Haar transform: a volume ↔ eight bands of half its size.
 
 Band order is lll llh lhl lhh hll hlh hhl hhh; the letters are the axes X, Y, Z; l is a sum and h a
-difference, even minus odd for Haar: the order, sign and scale of pywt's aaa aad … ddd. Channels
-stay together: channel c of the volume becomes channels 8c … 8c+7, so that the bands of each are
+difference, even minus odd: the order, sign and scale of pywt's aaa aad … ddd. Channels stay
+together: channel c of the volume becomes channels 8c … 8c+7, so that the bands of each are
 `y.unflatten(1, (C, 8))`.
 
-Nothing is rescaled here. Haar and every orthogonal wavelet are orthonormal: energy is preserved,
-white noise stays white with the same variance in all eight bands, and the gradient of one direction
-is the other direction. (WDM divides lll by 3 for its networks; that is the family's affair.)
+Every 2×2×2 block of voxels is multiplied by one orthonormal 8×8 matrix. Energy is preserved, white
+noise stays white with the same variance in all eight bands, and the gradient of one direction is
+the other direction. (WDM divides lll by 3 for its networks; that is the family's affair.)
 """
 
 from __future__ import annotations
 
 import math
-from itertools import product
 
 import torch
 import torch.nn.functional as F  # noqa: N812
@@ -22,38 +21,29 @@ from torch import Tensor
 from synth.base.errors import SynthError
 
 BANDS = ("lll", "llh", "lhl", "lhh", "hll", "hlh", "hhl", "hhh")
-AXES = (-3, -2, -1)
 SLAB_BYTES = 2**19  # a block of voxels that stays in a core's second-level cache
 
 
-def dwt3(x: Tensor, wavelet: str = "haar") -> Tensor:
-    """Eight bands of each channel, (B, C, X, Y, Z) to (B, 8C, X/2, Y/2, Z/2).
-
-    Wavelets longer than Haar see the volume as periodic (pywt's mode "periodization"): the only
-    boundary that keeps the sizes exactly halved and the transform invertible.
-    """
+def dwt3(x: Tensor) -> Tensor:
+    """Eight bands of each channel, (B, C, X, Y, Z) to (B, 8C, X/2, Y/2, Z/2)."""
     _check_volume(x)
-    if _is_haar(wavelet):
-        return _Haar.apply(x, False)
-    return _analyse(x, wavelet)
+    return _Haar.apply(x, False)
 
 
-def idwt3(y: Tensor, wavelet: str = "haar") -> Tensor:
+def idwt3(y: Tensor) -> Tensor:
     """The inverse, (B, 8C, X, Y, Z) to (B, C, 2X, 2Y, 2Z)."""
     if y.ndim != 5 or y.shape[1] % 8:
         raise SynthError(
             f"idwt3 wants (B, 8C, X, Y, Z), got {tuple(y.shape)}",
             hint="eight bands of each channel, as dwt3 gives them",
         )
-    if _is_haar(wavelet):
-        return _Haar.apply(y, True)
-    return _synthesise(y, wavelet)
+    return _Haar.apply(y, True)
 
 
 def any_in_block(mask: Tensor) -> Tensor:
     """A mask on the grid of the bands, (B, C, X, Y, Z) to (B, C, X/2, Y/2, Z/2).
 
-    A coefficient is inside where any of its 2×2×2 voxels is: outside, Haar coefficients depend on
+    A coefficient is inside where any of its 2×2×2 voxels is: outside, coefficients depend on
     outside voxels only, so what is known there is known exactly.
     """
     _check_volume(mask)
@@ -69,13 +59,6 @@ def _check_volume(x: Tensor) -> None:
                 f"axis {axis} has size {size}; the wavelet transform needs an even one",
                 hint="pad by one voxel",
             )
-
-
-def _is_haar(wavelet: str) -> bool:
-    return wavelet.lower() in {"haar", "db1"}
-
-
-# --- Haar: every 2×2×2 block of voxels times one orthonormal 8×8 matrix ------------------------
 
 
 def _haar_matrix(like: Tensor) -> Tensor:
@@ -143,66 +126,3 @@ def _from_bands(y: Tensor) -> Tensor:
             for parity in (0, 1):
                 answer[:, :, parity, start : start + step].copy_(slab[:, :, parity])
     return volume
-
-
-# --- Every other wavelet: ptwt's separable filters, made periodic -------------------------------
-#
-# ptwt has no "periodization"; its "periodic" mode pads by L-2 and answers N/2 + L/2 - 1
-# coefficients a axis for a filter of length L. They repeat with period N/2, so the first N/2 say
-# everything. pywt starts its filter L/2 - 1 samples later: roll the volume by that beforehand.
-
-
-def _analyse(x: Tensor, wavelet: str) -> Tensor:
-    ptwt, length = _ptwt(wavelet)
-    exact = _ptwt_dtype(x)
-    half = [size // 2 for size in x.shape[2:]]
-    with torch.autocast(x.device.type, enabled=False):
-        rolled = exact.flatten(0, 1).roll([1 - length // 2] * 3, AXES)
-        # ptwt pads once around at most; a volume shorter than the filter is laid out repeatedly.
-        repeated = [size * math.ceil((length - 2) / size) for size in x.shape[2:]]
-        rolled = _periodic(rolled, [max(*pair) for pair in zip(repeated, x.shape[2:], strict=True)])
-        approximation, details = ptwt.fswavedec3(rolled, wavelet, mode="periodic", level=1)
-    details["aaa"] = approximation
-    bands = [
-        details["".join(key)][:, : half[0], : half[1], : half[2]] for key in product("ad", repeat=3)
-    ]
-    return torch.stack(bands, dim=1).to(x.dtype).reshape(x.shape[0], -1, *half)
-
-
-def _synthesise(y: Tensor, wavelet: str) -> Tensor:
-    ptwt, length = _ptwt(wavelet)
-    exact = _ptwt_dtype(y)
-    with torch.autocast(y.device.type, enabled=False):
-        padded = _periodic(exact, [size + length // 2 - 1 for size in y.shape[2:]])
-        bands = padded.unflatten(1, (-1, 8)).flatten(0, 1).unbind(1)  # 8 × (B·C, …)
-        keys = ["".join(key) for key in product("ad", repeat=3)]
-        details = dict(zip(keys, bands, strict=True))
-        volume = ptwt.fswaverec3((details.pop("aaa"), details), wavelet)
-        volume = volume.roll([length // 2 - 1] * 3, AXES)
-    return volume.to(y.dtype).reshape(y.shape[0], -1, *(2 * size for size in y.shape[2:]))
-
-
-def _periodic(x: Tensor, sizes: list[int]) -> Tensor:
-    """Go on along the last three axes, round and round, until they have these sizes."""
-    for axis, size in zip(AXES, sizes, strict=True):
-        if size != x.shape[axis]:
-            index = torch.arange(size, device=x.device) % x.shape[axis]
-            x = x.index_select(axis, index)
-    return x
-
-
-def _ptwt_dtype(x: Tensor) -> Tensor:
-    """Ptwt knows float32 and float64 only."""
-    return x if x.dtype == torch.float64 else x.float()
-
-
-def _ptwt(wavelet: str) -> tuple:
-    """The library, imported when first needed, and the filter length of a wavelet it knows."""
-    import ptwt
-    import pywt
-
-    if wavelet not in pywt.wavelist(kind="discrete"):  # ty: ignore[missing-attribute]
-        raise SynthError(
-            f"unknown wavelet {wavelet!r}", hint="one of pywt.wavelist(kind='discrete')"
-        )
-    return ptwt, pywt.Wavelet(wavelet).dec_len  # ty: ignore[missing-attribute]
