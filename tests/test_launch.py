@@ -10,15 +10,24 @@ import subprocess
 import sys
 import textwrap
 import time
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from synth.base.errors import SynthError
-from synth.jobs import locks, workers
-from synth.jobs.launch import Options, cluster_options, launch, status, statuses, table
-from synth.jobs.locks import attempts, claim
-from synth.jobs.workers import work
+from synth.base.files import write_json
+from synth.jobs.job import (
+    Options,
+    create_job,
+    is_open,
+    read_attempts,
+    read_status,
+    run_in_process,
+    run_job,
+)
+from synth.jobs.launch import Task, cluster_options, launch, read_statuses, status_table
 
 ROOT = Path(__file__).parents[1]
 TOY = Options(program="tests.toy_verb", retries=2)
@@ -61,8 +70,8 @@ def test_failures_are_tried_again_and_what_needs_mending_waits_for_the_user(tmp_
 
     again = launch(commands(tmp_path), folder=tmp_path / "jobs", options=TOY)
     assert [s.attempts for s in again] == [1, 2, 6, 2, 2]  # a new launch: what failed, not the rest
-    assert sorted(statuses(tmp_path / "jobs"), key=str) == sorted(again, key=str)
-    assert [row[:4] for row in table(again)][1] == ["good", "done", "0", "1"]
+    assert sorted(read_statuses(tmp_path / "jobs"), key=str) == sorted(again, key=str)
+    assert [row[:4] for row in status_table(again)][1] == ["good", "done", "0", "1"]
 
 
 def test_another_command_under_a_name_is_refused(tmp_path):
@@ -84,7 +93,7 @@ def test_being_asked_to_stop_stops_the_launch_and_the_next_goes_on(tmp_path):
         pool.apply_async(_terminate_once, (tmp_path / "a", os.getpid()))
         with pytest.raises(KeyboardInterrupt):
             launch(two, folder=tmp_path / "jobs", options=TOY)
-    assert [s.state for s in statuses(tmp_path / "jobs")] == ["stopped", "waiting"]
+    assert [s.state for s in read_statuses(tmp_path / "jobs")] == ["stopped", "waiting"]
     (tmp_path / "jobs/a/command.json").write_text(json.dumps(["save", str(tmp_path / "a"), "0"]))
     two["a"][2] = "0"
     assert [s.state for s in launch(two, folder=tmp_path / "jobs", options=TOY)] == ["done"] * 2
@@ -97,54 +106,41 @@ def _terminate_once(path: Path, pid: int) -> None:
     os.kill(pid, signal.SIGTERM)
 
 
-def test_of_many_claimants_one_wins(tmp_path):
+def test_of_many_processes_one_runs_a_job(tmp_path):
+    create_job(tmp_path, "job", ["write", str(tmp_path / "made")])
     with multiprocessing.get_context("fork").Pool(4) as pool:
-        for number in range(1, 11):
-            won = pool.map(_claims, [(tmp_path / "job", number)] * 8)
-            assert sum(won) == 1
+        pool.map(_run, [tmp_path / "job"] * 8)
+    assert calls(tmp_path / "made") == 1
+    assert read_status(tmp_path / "job").attempts == 1
 
 
-def _claims(arguments: tuple[Path, int]) -> bool:
-    return claim(*arguments) is not None
+def _run(job: Path) -> None:
+    run_job(job, TOY, partial(run_in_process, TOY.program))
 
 
-def test_a_dead_workers_attempt_is_lost_and_a_living_ones_is_not(tmp_path, monkeypatch):
-    made = claim(tmp_path, 1)
-    assert made is not None
-    assert claim(tmp_path, 1) is None
-    assert attempts(tmp_path)[-1].state == "running"
-
-    path = tmp_path / "attempt-1.json"
-    dead = subprocess.Popen([sys.executable, "-c", "pass"])
-    time.sleep(0.3)
-    assert not locks._alive(dead.pid)  # ended, and not waited for yet
-    dead.wait()
-    path.write_text(json.dumps(made.record | {"pids": [dead.pid]}))
-    assert attempts(tmp_path)[-1].state == "lost"
-    made.helped_by(os.getpid())  # a child lives on
-    path.write_text(json.dumps(made.record | {"pids": [dead.pid, os.getpid()]}))
-    assert attempts(tmp_path)[-1].state == "running"
-
-    path.write_text(json.dumps(made.record | {"host": "elsewhere", "pids": [dead.pid]}))
-    assert attempts(tmp_path)[-1].state == "running"  # its process cannot be seen from here
-    os.utime(path, (0, time.time() - locks.STALE_SECONDS - 1))
-    assert attempts(tmp_path)[-1].state == "lost"
-    path.write_text("")  # killed between making the file and filling it
-    assert attempts(tmp_path)[-1].state == "running"
-    os.utime(path, (0, time.time() - locks.STALE_SECONDS - 1))
-    assert attempts(tmp_path)[-1].state == "lost"
-    made.close("done", 0)
-    assert (attempts(tmp_path)[-1].state, attempts(tmp_path)[-1].exit) == ("done", 0)
+def test_a_job_runs_as_long_as_its_worker_or_the_workers_child_lives(tmp_path):
+    job = create_job(tmp_path / "jobs", "a", ["save", str(tmp_path / "a"), "30"])
+    context = multiprocessing.get_context("fork")
+    worker = context.Process(target=Task(jobs=[job], options=TOY, environment={}))
+    worker.start()
+    child = verb_pid(tmp_path / "a")
+    assert read_status(job).state == "running"
+    worker.kill()
+    worker.join()
+    assert read_status(job).state == "running"
+    assert not is_open(job, TOY)
+    os.kill(child, signal.SIGKILL)
+    while (found := read_status(job)).state == "running":  # the system has to end it first
+        time.sleep(0.01)
+    assert (found.state, found.exit, found.attempts) == ("lost", None, 1)
+    assert is_open(job, replace(TOY, began=time.time()))
 
 
-def test_the_heart_beats(tmp_path, monkeypatch):
-    monkeypatch.setattr(locks, "BEAT_SECONDS", 0.02)
-    made = claim(tmp_path, 1)
-    assert made is not None
-    os.utime(made.path, (0, 1000.0))
-    time.sleep(0.2)
-    assert time.time() - made.path.stat().st_mtime < 60
-    made.close("failed", 1)
+def test_attempts_of_an_earlier_version_are_read(tmp_path):
+    old = {"host": "h", "pids": [1], "began": 5.0, "state": "done", "exit": 0, "seconds": 2.0}
+    write_json(tmp_path / "a/attempt-1.json", old)
+    found = launch({"a": ["write", str(tmp_path / "x")]}, folder=tmp_path, options=TOY)
+    assert [(s.state, s.attempts, s.seconds) for s in found] == [("done", 1, 2.0)]
 
 
 SCRIPT = """
@@ -171,11 +167,11 @@ def test_two_workers_share_the_jobs_and_one_inherits_what_a_killed_one_leaves(tm
     first.kill()
     first.wait()
     assert second.wait(timeout=60) == 0
-    found = statuses(tmp_path / "jobs")
+    found = read_statuses(tmp_path / "jobs")
     assert [s.state for s in found] == ["done"] * 12
     taken_over = [s.name for s in found if s.attempts == 2]
     assert len(taken_over) <= 1  # a kill between two jobs loses none
-    made = [attempts(tmp_path / "jobs" / name)[0].state for name in taken_over]
+    made = [read_attempts(tmp_path / "jobs" / name)[0]["state"] for name in taken_over]
     assert made == ["lost"] * len(taken_over)
     total = sum(calls(p) for p in tmp_path.glob("done-*"))
     assert total == 12 + len(taken_over)
@@ -191,7 +187,7 @@ def test_processes_of_this_machine_do_the_same(tmp_path, monkeypatch):
         ("good", "done", 0, 1), ("twice", "done", 0, 2), ("never", "failed", 1, 2),
         ("mend", "failed", 2, 1), ("raise", "done", 0, 2), ("die", "done", 0, 2),
     ]  # fmt: skip
-    assert attempts(tmp_path / "jobs/die")[0].exit == -signal.SIGKILL
+    assert read_attempts(tmp_path / "jobs/die")[0]["exit"] == -signal.SIGKILL
     assert found[3].line == "give another folder"
 
 
@@ -199,39 +195,44 @@ def test_processes_of_this_machine_do_the_same(tmp_path, monkeypatch):
 def test_a_preempted_worker_lets_its_verb_save_and_is_queued_again(tmp_path):
     one = {"a": ["save", str(tmp_path / "a"), "2"]}
     context = multiprocessing.get_context("fork")
-    signaller = context.Process(target=_preempt, args=(tmp_path / "jobs/a",))
+    signaller = context.Process(target=_preempt, args=(tmp_path / "jobs/a", tmp_path / "a"))
     signaller.start()
     (found,) = launch(one, folder=tmp_path / "jobs", where="local", options=TOY)
     signaller.join()
     assert (found.state, found.attempts) == ("done", 2)
-    assert attempts(tmp_path / "jobs/a")[0].state == "stopped"
+    assert read_attempts(tmp_path / "jobs/a")[0]["state"] == "stopped"
 
 
-def _preempt(job: Path) -> None:
+def _preempt(job: Path, made: Path) -> None:
     """Send what SLURM sends before it takes the node away."""
-    while not (made := attempts(job)) or len(made[0].pids) < 2:
-        time.sleep(0.05)
-    time.sleep(0.5)
-    os.kill(made[0].pids[0], signal.SIGUSR2)
+    verb_pid(made)
+    time.sleep(0.2)
+    os.kill(read_attempts(job)[0]["pid"], signal.SIGUSR2)
+
+
+def verb_pid(made: Path) -> int:
+    """Return the process of a verb, once it has begun."""
+    while not calls(made):
+        time.sleep(0.02)
+    return int(made.read_text().split()[1])
 
 
 @needs_submitit
 def test_a_killed_workers_job_goes_to_the_next_round(tmp_path):
     one = {"a": ["save", str(tmp_path / "a"), "1"]}
     context = multiprocessing.get_context("fork")
-    killer = context.Process(target=_kill, args=(tmp_path / "jobs/a",))
+    killer = context.Process(target=_kill, args=(tmp_path / "jobs/a", tmp_path / "a"))
     killer.start()
     (found,) = launch(one, folder=tmp_path / "jobs", where="local", options=TOY)
     killer.join()
     assert (found.state, found.attempts) == ("done", 2)
-    assert attempts(tmp_path / "jobs/a")[0].state == "lost"
+    assert read_attempts(tmp_path / "jobs/a")[0]["state"] == "lost"
 
 
-def _kill(job: Path) -> None:
-    while not (made := attempts(job)) or len(made[0].pids) < 2:
-        time.sleep(0.05)
-    for pid in made[0].pids:
-        os.kill(pid, signal.SIGKILL)
+def _kill(job: Path, made: Path) -> None:
+    os.kill(verb_pid(made), signal.SIGSTOP)  # it must not end by itself meanwhile
+    os.kill(read_attempts(job)[0]["pid"], signal.SIGKILL)
+    os.kill(verb_pid(made), signal.SIGKILL)
 
 
 FAKE_SLURM = {
@@ -274,7 +275,7 @@ def slurm(submitit, tmp_path, monkeypatch) -> Path:
 def test_on_slurm_an_array_has_a_task_for_each_job_and_preempted_ones_come_back(slurm, tmp_path):
     two = {n: ["save", str(tmp_path / n), "3"] for n in "ab"}
     context = multiprocessing.get_context("fork")
-    signaller = context.Process(target=_preempt, args=(tmp_path / "jobs/a",))
+    signaller = context.Process(target=_preempt, args=(tmp_path / "jobs/a", tmp_path / "a"))
     signaller.start()
     options = Options(
         program="tests.toy_verb", at_once=5, cluster={"timeout_min": 90, "slurm_partition": "gpu"}
@@ -282,7 +283,7 @@ def test_on_slurm_an_array_has_a_task_for_each_job_and_preempted_ones_come_back(
     found = launch(two, folder=tmp_path / "jobs", where="slurm", options=options)
     signaller.join()
     assert [(s.name, s.state, s.attempts) for s in found] == [("a", "done", 2), ("b", "done", 1)]
-    assert attempts(tmp_path / "jobs/a")[0].state == "stopped"
+    assert read_attempts(tmp_path / "jobs/a")[0]["state"] == "stopped"
     requeued, script = sorted(slurm.iterdir(), key=lambda p: p.name, reverse=True)
     assert requeued.name.startswith("requeued-100_")
     lines = script.read_text().splitlines()
@@ -310,16 +311,3 @@ def test_without_submitit_the_sentence_names_the_extra(tmp_path, monkeypatch):
     with pytest.raises(SynthError, match="needs submitit") as error:
         launch({"a": ["w"]}, folder=tmp_path, where="local", options=TOY)
     assert "EXTRAS=cluster" in error.value.hint
-
-
-def test_a_worker_with_a_share_stops_after_it(tmp_path):
-    done: list[str] = []
-
-    def do(name: str, _: locks.Claim) -> int:
-        done.append(name)
-        return 0
-
-    work(tmp_path, ["a", "b", "c"], do, before={}, retries=0, jobs=2)
-    assert done == ["a", "b"]
-    assert status(tmp_path / "c").state == "waiting"
-    assert workers.python_path().split(os.pathsep)[0] == str(ROOT)

@@ -16,7 +16,7 @@ from torch import nn
 
 from synth.base.config import from_dict, to_dict
 from synth.checkpoints import checkpoint
-from synth.jobs.sweep import begin
+from synth.jobs.sweep import begin_sweep
 from synth.training.config import TrainConfig
 from tests import toy_recipe
 
@@ -41,7 +41,7 @@ def resolve(settings) -> tuple[str, Any, TrainConfig]:
 
 
 def sweep_in(out: Path):
-    return begin(out, COMMAND, TrainConfig(keep="loss"))
+    return begin_sweep(out, COMMAND, TrainConfig(keep="loss"))
 
 
 def loss(lr: float) -> float:

@@ -55,15 +55,16 @@ def sweep(
         status: show the table and do nothing.
         command: train FAMILY … without --out; written last, after --.
     """
-    from synth.jobs.sweep import opened, rows
+    from synth.jobs.sweep import open_sweep, read_rows
 
     if status:
-        return _told(opened(out), rows(opened(out)))
+        swept = open_sweep(out)
+        return _print_trials(swept, read_rows(swept))
     if bool(grid) == bool(optuna):
         raise SynthError(
             "a sweep needs --grid or --optuna", hint="one of them: --grid lr=1e-3,3e-4"
         )
-    values = _training(command)
+    values = _parse_training(command)
     family, preset = values["family"], values["preset"]
     kinds = models.train_settings(command[1:])
     names = {field.name for kind in kinds for field in fields(kind)}  # ty: ignore[invalid-argument-type]
@@ -72,8 +73,9 @@ def sweep(
     def resolve(settings: Any) -> tuple[str, Any, TrainConfig]:
         return models.resolved(family, preset, {**given, **settings})
 
-    from synth.jobs.launch import Options, cluster_options
-    from synth.jobs.sweep import begin, gather, try_grid
+    from synth.jobs.job import Options
+    from synth.jobs.launch import cluster_options
+    from synth.jobs.sweep import begin_sweep, gather_best, try_grid
     from synth.jobs.sweep_space import grid as combinations
     from synth.jobs.sweep_space import read_space
 
@@ -84,7 +86,7 @@ def sweep(
     tried = combinations(space) if grid else []
     for settings in tried:  # the impossible is refused before anything is begun
         resolve(settings)
-    swept = begin(out, command, resolve({})[2])
+    swept = begin_sweep(out, command, resolve({})[2])
     options = Options(
         program=PROGRAM, retries=retries, at_once=at_once, cluster=cluster_options(cluster)
     )
@@ -95,21 +97,12 @@ def sweep(
 
         try_optuna(swept, space, resolve, trials=trials, seed=seed, options=options)
     else:
-        from synth.jobs.sweep_optuna import hire
+        from synth.jobs.sweep_optuna import start_workers
 
-        words = [
-            "sweep",
-            str(out),
-            "--optuna",
-            *optuna,
-            "--trials",
-            str(trials),
-            "--seed",
-            str(seed),
-        ]
-        words += ["--retries", str(retries), "--top", str(top), "--", *command]
-        hire(swept, words, trials=trials, where=where, options=options)
-    return _told(swept, gather(swept, top=top))
+        words = ["sweep", str(out), "--optuna", *optuna, f"--trials={trials}", f"--seed={seed}"]
+        words += [f"--retries={retries}", f"--top={top}", "--", *command]
+        start_workers(swept, words, trials=trials, where=where, options=options)
+    return _print_trials(swept, gather_best(swept, top=top))
 
 
 def launch(
@@ -143,21 +136,24 @@ def launch(
         command: VERB …; written last, after --.
     """
     from synth.evaluate.tables import plain_table
-    from synth.jobs.launch import Options, cluster_options, statuses, table
-    from synth.jobs.launch import launch as run
+    from synth.jobs import launch as jobs
+    from synth.jobs.job import Options
 
     if not status:
-        jobs = _jobs(command, shards, each)
         options = Options(
-            program=PROGRAM, retries=retries, at_once=at_once, cluster=cluster_options(cluster)
-        )
-        run(jobs, folder=folder, where=where, options=options)
-    found = statuses(folder)
-    print(plain_table(table(found)))
+            program=PROGRAM, retries=retries, at_once=at_once,
+            cluster=jobs.cluster_options(cluster),
+        )  # fmt: skip
+        commands = _job_commands(command, shards, each)
+        jobs.launch(commands, folder=folder, where=where, options=options)
+    found = jobs.read_statuses(folder)
+    print(plain_table(jobs.status_table(found)))
     return 0 if status or all(row.state == "done" for row in found) else 2
 
 
-def _jobs(command: tuple[str, ...], shards: int, each: tuple[str, ...]) -> dict[str, list[str]]:
+def _job_commands(
+    command: tuple[str, ...], shards: int, each: tuple[str, ...]
+) -> dict[str, list[str]]:
     if not command:
         raise SynthError("there is nothing to launch", hint="write the verb last, after --")
     if (shards > 0) == bool(each):
@@ -169,7 +165,7 @@ def _jobs(command: tuple[str, ...], shards: int, each: tuple[str, ...]) -> dict[
     return {word: [part.replace("{}", word) for part in command] for word in each}
 
 
-def _training(command: Sequence[str]) -> dict[str, Any]:
+def _parse_training(command: Sequence[str]) -> dict[str, Any]:
     """Parse the command that is varied, so that a mistake in it is known before the first trial."""
     if not command or command[0] != "train":
         raise SynthError("a sweep varies a training", hint="write it last: -- train FAMILY …")
@@ -181,11 +177,11 @@ def _training(command: Sequence[str]) -> dict[str, Any]:
     return values
 
 
-def _told(swept: Sweep, found: Sequence[Row]) -> int:
+def _print_trials(swept: Sweep, found: Sequence[Row]) -> int:
     from synth.evaluate.tables import plain_table
-    from synth.jobs.sweep import table
+    from synth.jobs.sweep import trial_table
 
-    print(plain_table(table(swept, found)))
+    print(plain_table(trial_table(swept, found)))
     done = sum(row.status.state == "done" for row in found)
     print(f"{done} of {len(found)} trials done → {swept.out}/best, {swept.out}/table.csv")
     return 0 if done == len(found) else 2

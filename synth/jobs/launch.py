@@ -1,70 +1,29 @@
-"""Runs many command lines: here, in worker processes, or on SLURM.
+"""Runs many command lines: here, in processes of this machine, or on SLURM.
 
-Workers (`synth.jobs.workers`) claim jobs (`synth.jobs.locks`) in a folder that all can reach. Every
-verb resumes, so that trying again is the same command. Only words and paths go to a worker; there
-is no daemon and no database: the folder is the state.
+The state is in the folders of the jobs (`synth.jobs.job`), which all processes can reach; submitit
+starts the processes. Every verb resumes, so that trying again is the same command.
 """
 
 from __future__ import annotations
 
 import logging
 import os
-import re
+import subprocess
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TextIO
 
 from synth.base.errors import SynthError
-from synth.base.files import read_json, write_json
-from synth.jobs.locks import attempts
-from synth.jobs.workers import (
-    COMMAND,
-    LOG,
-    POLL_SECONDS,
-    Worker,
-    is_open,
-    is_running,
-    python_path,
-    work,
-)
+from synth.jobs import job
+from synth.jobs.job import POLL_SECONDS, Options, Status, is_open, is_running, run_job
 
 Where = Literal["here", "local", "slurm"]
 DAYS_30 = 30 * 24 * 60
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Options:
-    """How hard to try, and with what."""
-
-    program: str
-    """Module whose main(words) runs a command line."""
-    retries: int = 2
-    """Further attempts at a job that failed, was stopped or lost its worker. Exit code 2 says that
-    something has to be mended first: it is tried again by the next launch only."""
-    at_once: int = 0
-    """Jobs at the same time; 0: one, or on SLURM as many as there are."""
-    cluster: Mapping[str, Any] = field(default_factory=dict)
-    """Parameters of submitit, e.g. timeout_min, slurm_partition, gpus_per_node, mem_gb."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Status:
-    """What the folder of a job tells."""
-
-    name: str
-    command: tuple[str, ...]
-    state: str
-    """waiting, running, done, failed, stopped or lost."""
-    exit: int | None
-    attempts: int
-    seconds: float
-    """Of all attempts."""
-    line: str
-    """The last line of the log."""
 
 
 def launch(
@@ -76,42 +35,28 @@ def launch(
 ) -> list[Status]:
     """Run command lines (name → words of a verb), each until it is done or hopeless.
 
-    here: one after another in this process. local: by processes of this machine. slurm: an array of
-    one job a task. The same call goes on where another was stopped, and leaves alone what another
-    one is busy with. Ctrl-C stops here and local, whose verbs save first; SLURM's go on.
+    here: one after another in this process. local: in processes of this machine. slurm: an array
+    with a task for each job. The same call goes on where another was stopped, and waits for jobs
+    that another one runs. Ctrl-C stops here and local, whose verbs save first; SLURM's go on.
     """
-    for name, words in commands.items():
-        _write_command(folder, name, list(words))
-    worker = Worker(
-        folder=folder.resolve(), names=tuple(commands), retries=options.retries,
-        program=options.program,
-        before={name: len(attempts(folder / name)) for name in commands},
-    )  # fmt: skip
-    if where == "here":
-        names, before = worker.names, worker.before
-        work(folder, names, worker.in_process, before=before, retries=options.retries)
-    else:
-        _submitted(worker, where, options)
-    return [status(folder / name) for name in commands]
+    options = replace(options, began=options.began or time.time())
+    folder = folder.resolve()
+    jobs = [job.create_job(folder, name, words) for name, words in commands.items()]
+    executor = None if where == "here" else _executor(folder, where, options, len(jobs))
+    while (left := [j for j in jobs if is_open(j, options)]) or any(map(is_running, jobs)):
+        if not left:  # another launch is busy with them
+            time.sleep(POLL_SECONDS)
+        elif executor is None:
+            for path in left:
+                run_job(path, options, partial(job.run_in_process, options.program))
+        else:
+            _submit(left, executor, where, options)
+    return [job.read_status(path) for path in jobs]
 
 
-def status(job: Path) -> Status:
-    """Read the state of a job from its folder."""
-    made = attempts(job)
-    return Status(
-        name=job.name,
-        command=tuple(read_json(job / COMMAND)) if (job / COMMAND).exists() else (),
-        state=made[-1].state if made else "waiting",
-        exit=made[-1].exit if made else None,
-        attempts=len(made),
-        seconds=sum(attempt.seconds for attempt in made),
-        line=_last_line(job / LOG),
-    )
-
-
-def statuses(folder: Path) -> list[Status]:
+def read_statuses(folder: Path) -> list[Status]:
     """Read the state of every job in a folder, by name."""
-    return [status(path.parent) for path in sorted(folder.glob(f"*/{COMMAND}"))]
+    return [job.read_status(path.parent) for path in sorted(folder.glob(f"*/{job.COMMAND}"))]
 
 
 def cluster_options(pairs: Sequence[str]) -> dict[str, Any]:
@@ -125,55 +70,82 @@ def cluster_options(pairs: Sequence[str]) -> dict[str, Any]:
     return found
 
 
-def table(rows: Sequence[Status]) -> list[list[str]]:
+def status_table(rows: Sequence[Status]) -> list[list[str]]:
     """Return the status table, its header first."""
-    told = [["job", "state", "exit", "attempts", "seconds", "last line"]]
+    table = [["job", "state", "exit", "attempts", "seconds", "last line"]]
     for row in rows:
         code = "" if row.exit is None else str(row.exit)
         line = row.line if len(row.line) <= 70 else row.line[:67] + "…"
-        told.append([row.name, row.state, code, str(row.attempts), f"{row.seconds:.0f}", line])
-    return told
+        table.append([row.name, row.state, code, str(row.attempts), f"{row.seconds:.0f}", line])
+    return table
 
 
-def _submitted(worker: Worker, where: Where, options: Options) -> None:
-    """Hand workers to submitit until nothing is open: those that died leave jobs to the next."""
+@dataclass(kw_only=True)
+class Task:
+    """What submitit runs: jobs one after another, each in a process that can be stopped."""
 
-    def open_jobs() -> list[str]:
-        before = worker.before
-        return [n for n in worker.names if is_open(worker.folder / n, before[n], worker.retries)]
+    jobs: Sequence[Path]
+    options: Options
+    environment: Mapping[str, str | None]
+    child: subprocess.Popen | None = field(default=None, init=False)
 
-    rounds = 0
-    while (todo := open_jobs()) or any(is_running(worker.folder / n) for n in worker.names):
-        if not todo:  # another launch is busy with them, or a dead node's heart still has to cool
-            time.sleep(POLL_SECONDS)
-            continue
-        if rounds > options.retries:
-            return
-        rounds += 1
-        tried = _tried(worker)
-        jobs = _submit(worker, where, options, len(todo))
+    def __call__(self) -> None:
+        """Try each job until it is done or hopeless."""
+        for path in self.jobs:
+            run_job(path, self.options, self.run_child)
+
+    def run_child(self, words: list[str], file: TextIO) -> int:
+        """Run a command line in a process of its own; stop it where this process is stopped."""
+        self.child = job.start_process(self.options.program, words, file, self.environment)
         try:
-            while not all(job.done() for job in jobs):
+            while self.child.poll() is None:  # not wait(): a signal handler polls, too
                 time.sleep(POLL_SECONDS)
-        except KeyboardInterrupt:
-            if where == "local":
-                for job in jobs:
-                    job.cancel()
-            else:
-                log.warning("%s goes on without this terminal", ", ".join(j.job_id for j in jobs))
+        except BaseException:
+            job.stop_process(self.child)
             raise
-        if _tried(worker) == tried and open_jobs():
-            raise SynthError(
-                f"no worker began: {(jobs[0].stderr() or '?').strip().splitlines()[-1]}",
-                hint=f"see {worker.folder / '.submitit'}",
-            )
+        return self.child.returncode
+
+    def checkpoint(self) -> Any:
+        """Before a preemption or the time limit: let the verb save, then be queued again."""
+        import submitit
+
+        if self.child is not None:
+            job.stop_process(self.child)
+        return submitit.helpers.DelayedSubmission(replace(self))
 
 
-def _tried(worker: Worker) -> int:
-    return sum(len(attempts(worker.folder / name)) for name in worker.names)
+def _submit(jobs: Sequence[Path], executor: Any, where: Where, options: Options) -> None:
+    """Hand open jobs to submitit, and wait for its tasks."""
+    shares, visible = [[path] for path in jobs], {}
+    if where == "local":
+        shares = [list(jobs)] * min(options.at_once or 1, len(jobs))
+        # submitit's local executor hides the GPUs from what asks for none
+        visible = {"CUDA_VISIBLE_DEVICES": os.environ.get("CUDA_VISIBLE_DEVICES")}
+    before = [len(job.read_attempts(path)) for path in jobs]
+    os.environ["PYTHONPATH"] = job.python_path()  # tasks are unpickled by our names
+    with executor.batch():
+        tasks = [
+            executor.submit(Task(jobs=share, options=options, environment=visible))
+            for share in shares
+        ]
+    try:
+        while not all(task.done() for task in tasks):
+            time.sleep(POLL_SECONDS * 5)
+    except KeyboardInterrupt:
+        if where == "local":
+            for task in tasks:
+                task.cancel()
+        else:
+            log.warning("%s goes on without this terminal", ", ".join(t.job_id for t in tasks))
+        raise
+    after = [len(job.read_attempts(path)) for path in jobs]
+    if after == before and any(is_open(path, options) for path in jobs):
+        reason = (tasks[0].stderr() or "?").strip().splitlines()[-1]
+        raise SynthError(f"no worker began: {reason}", hint=f"see {executor.folder}")
 
 
-def _submit(worker: Worker, where: Where, options: Options, todo: int) -> list[Any]:
+def _executor(folder: Path, where: Where, options: Options, jobs: int) -> Any:
+    """Return the executor of submitit."""
     try:
         import submitit
     except ImportError as error:
@@ -181,17 +153,11 @@ def _submit(worker: Worker, where: Where, options: Options, todo: int) -> list[A
             f"--where {where} needs submitit", hint="bash run.sh MODE=setup EXTRAS=cluster"
         ) from error
     own: dict[str, Any] = {"timeout_min": DAYS_30}
-    if where == "local":
-        workers = min(options.at_once or 1, todo)
-        # submitit's local executor hides the GPUs from what asks for none
-        hidden = {"CUDA_VISIBLE_DEVICES": os.environ.get("CUDA_VISIBLE_DEVICES")}
-        worker = replace(worker, environment=hidden)
-    else:
-        workers, worker = todo, replace(worker, jobs=1)
-        own = {"timeout_min": 24 * 60, "slurm_array_parallelism": options.at_once or todo}
+    if where == "slurm":
+        own = {"timeout_min": 24 * 60, "slurm_array_parallelism": options.at_once or jobs}
     try:
         executor = submitit.AutoExecutor(
-            worker.folder / ".submitit", cluster=where, slurm_max_num_timeout=options.retries
+            folder / ".submitit", cluster=where, slurm_max_num_timeout=options.retries
         )
         executor.update_parameters(name="synth", **own | dict(options.cluster))
     except (NameError, TypeError, ValueError, AssertionError, RuntimeError) as error:
@@ -199,28 +165,4 @@ def _submit(worker: Worker, where: Where, options: Options, todo: int) -> list[A
             f"submitit: {' '.join(str(error).split())[:300]}",
             hint="see the parameters of submitit.AutoExecutor, and whether sbatch is on the PATH",
         ) from error
-    os.environ["PYTHONPATH"] = python_path()  # a worker unpickles by the names of this package
-    with executor.batch():
-        return [executor.submit(worker) for _ in range(workers)]
-
-
-def _write_command(folder: Path, name: str, words: list[str]) -> None:
-    if not re.fullmatch(r"\w[\w.=+-]*", name):
-        raise SynthError(f"job {name!r}", hint="letters, digits and . = + - _ make a name")
-    path = folder / name / COMMAND
-    if not path.exists():
-        write_json(path, words)
-    elif (before := read_json(path)) != words:
-        raise SynthError(
-            f"{path.parent} was begun as: {' '.join(before)}",
-            hint="give the same words, or another folder",
-        )
-
-
-def _last_line(path: Path) -> str:
-    if not path.exists():
-        return ""
-    with path.open("rb") as file:
-        file.seek(max(path.stat().st_size - 4096, 0))
-        lines = file.read().decode(errors="replace").replace("\r", "\n").split("\n")
-    return next((line.strip() for line in reversed(lines) if line.strip()), "")
+    return executor

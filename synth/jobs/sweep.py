@@ -19,7 +19,8 @@ from typing import Any
 from synth.base.config import to_dict
 from synth.base.errors import SynthError
 from synth.base.files import atomic_folder, atomic_path, read_json, write_json
-from synth.jobs.launch import Options, Status, Where, launch, status
+from synth.jobs.job import Options, Status, read_status
+from synth.jobs.launch import Where, launch
 from synth.jobs.sweep_space import flags
 from synth.training.config import TrainConfig
 
@@ -42,14 +43,14 @@ class Sweep:
 
     @property
     def jobs(self) -> Path:
-        """Where trials are claimed, and their logs."""
+        """The folder of the jobs, one for each trial."""
         return self.out / "jobs"
 
     def run(self, name: str) -> Path:
         """Return the run folder of a trial."""
         return self.out / "runs" / name
 
-    def score(self, name: str) -> float | None:
+    def read_score(self, name: str) -> float | None:
         """Return the best value of the metric in a trial; None without one."""
         from synth.checkpoints.checkpoint import read_metadata
 
@@ -67,7 +68,7 @@ class Row:
     status: Status
 
 
-def begin(out: Path, command: Sequence[str], loop: TrainConfig) -> Sweep:
+def begin_sweep(out: Path, command: Sequence[str], loop: TrainConfig) -> Sweep:
     """Open a new sweep, or an old one that varies the same command."""
     if not loop.keep:
         raise SynthError("a sweep compares by a metric", hint="name it by --keep, e.g. loss")
@@ -79,10 +80,10 @@ def begin(out: Path, command: Sequence[str], loop: TrainConfig) -> Sweep:
             hint="give the same words after --, or another folder",
         )
     write_json(path, record)
-    return opened(out)
+    return open_sweep(out)
 
 
-def opened(out: Path) -> Sweep:
+def open_sweep(out: Path) -> Sweep:
     """Read a sweep that was begun."""
     if not (out / SWEEP).exists():
         raise SynthError(f"{out} is no sweep: there is no {SWEEP}", hint="begin one: -- train …")
@@ -93,14 +94,16 @@ def opened(out: Path) -> Sweep:
     )  # fmt: skip
 
 
-def prepare(sweep: Sweep, settings: Mapping[str, Any], resolve: Resolve) -> tuple[str, list[str]]:
-    """Return the name and the command line of a trial, and note its settings."""
+def create_trial(
+    sweep: Sweep, settings: Mapping[str, Any], resolve: Resolve
+) -> tuple[str, list[str]]:
+    """Return the name and the command line of a trial, and write down its settings."""
     preset, config, loop = resolve(settings)
     whole = {"preset": preset, "config": to_dict(config), "loop": to_dict(loop)}
     name = hashlib.sha256(json.dumps(whole, sort_keys=True).encode()).hexdigest()[:10]
     path = sweep.jobs / name / SETTINGS
     if path.exists():
-        settings = read_json(path)  # two ways to say the same are one trial, with one command
+        settings = read_json(path)  # other words with the same meaning are the same trial
     else:
         write_json(path, dict(settings))
     return name, [*sweep.command, f"--out={sweep.run(name)}", *flags(settings)]
@@ -114,48 +117,51 @@ def try_grid(
     where: Where = "here",
     options: Options,
 ) -> None:
-    """Train every combination of settings; the impossible is refused before the first."""
+    """Train every combination of settings; impossible ones are refused before the first."""
     for settings in trials:
         resolve(settings)
-    commands = dict(prepare(sweep, settings, resolve) for settings in trials)
+    commands = dict(create_trial(sweep, settings, resolve) for settings in trials)
     launch(commands, folder=sweep.jobs, where=where, options=options)
 
 
-def rows(sweep: Sweep) -> list[Row]:
+def read_rows(sweep: Sweep) -> list[Row]:
     """Return every trial, the best first, those without a score last."""
-    found = []
-    for path in sorted(sweep.jobs.glob(f"*/{SETTINGS}")):
-        name = path.parent.name
-        made, score = status(path.parent), sweep.score(name)
-        found.append(Row(name=name, settings=read_json(path), score=score, status=made))
+    found = [
+        Row(
+            name=path.parent.name,
+            settings=read_json(path),
+            score=sweep.read_score(path.parent.name),
+            status=read_status(path.parent),
+        )
+        for path in sorted(sweep.jobs.glob(f"*/{SETTINGS}"))
+    ]
     sign = -1 if sweep.larger_is_better else 1
     return sorted(found, key=lambda r: math.inf if r.score is None else sign * r.score)
 
 
-def table(sweep: Sweep, found: Sequence[Row]) -> list[list[str]]:
+def trial_table(sweep: Sweep, rows: Sequence[Row]) -> list[list[str]]:
     """Return the table of trials, its header first."""
-    columns = list(dict.fromkeys(name for row in found for name in row.settings))
-    header = ["trial", *columns, sweep.keep, "state", "attempts", "seconds", "last line"]
-    told = [header]
-    for row in found:
+    columns = list(dict.fromkeys(name for row in rows for name in row.settings))
+    table = [["trial", *columns, sweep.keep, "state", "attempts", "seconds", "last line"]]
+    for row in rows:
         score = "" if row.score is None else f"{row.score:.6g}"
-        made = row.status
-        told.append([
-            row.name, *(str(row.settings.get(c, "")) for c in columns), score, made.state,
-            str(made.attempts), f"{made.seconds:.0f}", made.line,
+        status = row.status
+        table.append([
+            row.name, *(str(row.settings.get(c, "")) for c in columns), score, status.state,
+            str(status.attempts), f"{status.seconds:.0f}", status.line,
         ])  # fmt: skip
-    return told
+    return table
 
 
-def gather(sweep: Sweep, *, top: int) -> list[Row]:
+def gather_best(sweep: Sweep, *, top: int) -> list[Row]:
     """Copy the checkpoints of the best finished trials to best/, and write table.csv."""
-    found = rows(sweep)
+    rows = read_rows(sweep)
     with (
         atomic_path(sweep.out / "table.csv") as temporary,
         temporary.open("w", encoding="utf-8", newline="") as file,
     ):
-        csv.writer(file).writerows(table(sweep, found))
-    chosen = [r for r in found if r.score is not None and r.status.state == "done"][:top]
+        csv.writer(file).writerows(trial_table(sweep, rows))
+    chosen = [r for r in rows if r.score is not None and r.status.state == "done"][:top]
     best = sweep.out / "best"
     best.mkdir(parents=True, exist_ok=True)
     wanted = {f"{place}-{row.name}": row.name for place, row in enumerate(chosen, start=1)}
@@ -166,4 +172,4 @@ def gather(sweep: Sweep, *, top: int) -> list[Row]:
         if not (best / name).exists():
             with atomic_folder(best / name, replace=False) as part:
                 shutil.copytree(sweep.run(trial) / "best", part, dirs_exist_ok=True)
-    return found
+    return rows

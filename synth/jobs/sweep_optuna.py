@@ -1,12 +1,12 @@
-"""A sweep whose settings Optuna proposes, through a shared journal file.
+"""A sweep whose settings Optuna proposes, through a journal file that several workers share.
 
-The sweep has numbered slots, claimed as jobs are (`synth.jobs.locks`): exactly so many trials come
-about, however many workers there are and whichever of them die. What was proposed for a slot is
-noted beside it, so that whoever inherits the slot goes on with the same trial.
+A trial is a trial of the journal. A worker locks a file of its number while it works on it: a trial
+that is begun and not locked is one whose worker died, and the next worker goes on with it.
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import logging
@@ -18,13 +18,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from synth.base.errors import SynthError
-from synth.base.files import read_json, write_json
 from synth.base.seeding import mix
-from synth.jobs.launch import Options, Where, launch, status
-from synth.jobs.locks import Claim, attempts
-from synth.jobs.sweep import SETTINGS, Resolve, Sweep, prepare
+from synth.jobs.job import POLL_SECONDS, Options, lock
+from synth.jobs.launch import Where, launch
+from synth.jobs.sweep import Resolve, Sweep, create_trial
 from synth.jobs.sweep_space import Choices, Range, Space
-from synth.jobs.workers import MEND, work
 
 if TYPE_CHECKING:
     import optuna
@@ -33,40 +31,25 @@ log = logging.getLogger(__name__)
 
 
 def try_optuna(
-    sweep: Sweep,
-    space: Space,
-    resolve: Resolve,
-    *,
-    trials: int,
-    seed: int,
-    options: Options,
+    sweep: Sweep, space: Space, resolve: Resolve, *, trials: int, seed: int, options: Options
 ) -> None:
-    """Fill the open ones of `trials` slots in this process; others may do the same meanwhile."""
-    _require_same_space(sweep, space)
-    study = _study(sweep)
-    names = [f"trial-{number:03d}" for number in range(trials)]
-    slots = sweep.out / "trials"
-
-    def fill(name: str, _: Claim) -> int:
-        number, settings = _proposal(study, space, slots / name, seed)
-        try:
-            job, words = prepare(sweep, settings, resolve)
-        except SynthError as error:
-            log.error("%s: %s → %s", name, error.message, error.hint)
-            return MEND
-        (told,) = launch({job: words}, folder=sweep.jobs, options=options)
-        if told.state != "done":
-            return MEND  # stays open in the journal, too: the next sweep tries it again
-        _tell(study, number, sweep.score(job))
-        return 0
-
-    before = {name: len(attempts(slots / name)) for name in names}
-    work(slots, names, fill, before=before, retries=options.retries)
-    if all(status(slots / name).state == "done" for name in names):
-        _tidy(study, slots)
+    """Run trials in this process until so many are finished; others may do the same meanwhile."""
+    study = _open_study(sweep, space)
+    options = replace(options, began=options.began or time.time())
+    tried: set[int] = set()
+    while True:
+        with contextlib.ExitStack() as locks:
+            trial = _take_trial(study, sweep.out / "trials", trials, seed, tried, locks)
+            if trial is not None:
+                tried.add(trial.number)
+                _run_trial(study, trial, sweep, space, resolve, options)
+                continue
+        if not _unfinished(study, tried):
+            return
+        time.sleep(POLL_SECONDS)  # others are busy: they may die
 
 
-def hire(
+def start_workers(
     sweep: Sweep, words: Sequence[str], *, trials: int, where: Where, options: Options
 ) -> None:
     """Launch workers that each run `words`, the command of this sweep done here."""
@@ -76,23 +59,8 @@ def hire(
     launch(commands, folder=folder, where=where, options=replace(options, at_once=workers))
 
 
-def _require_same_space(sweep: Sweep, space: Space) -> None:
-    """Refuse another space on the same journal: the samplers cannot learn across them."""
-    plain = {
-        name: dataclasses.asdict(options) if isinstance(options, Range) else list(options)
-        for name, options in space.items()
-    }
-    path = sweep.out / "space.json"
-    if not path.exists():
-        write_json(path, plain)
-    elif (before := read_json(path)) != plain:
-        raise SynthError(
-            f"{sweep.out} searches {before}", hint="give the same --optuna, or another folder"
-        )
-
-
-def _study(sweep: Sweep) -> optuna.Study:
-    """Open the journal."""
+def _open_study(sweep: Sweep, space: Space) -> optuna.Study:
+    """Open the journal; refuse another space, because the sampler cannot learn across them."""
     try:
         import optuna
     except ImportError as error:
@@ -103,29 +71,72 @@ def _study(sweep: Sweep) -> optuna.Study:
     from optuna.storages.journal import JournalFileBackend
 
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    return optuna.create_study(
+    study = optuna.create_study(
         study_name="sweep",
         storage=JournalStorage(JournalFileBackend(str(sweep.out / "journal.log"))),
         direction="maximize" if sweep.larger_is_better else "minimize",
         load_if_exists=True,
     )
+    plain = {
+        name: dataclasses.asdict(options) if isinstance(options, Range) else list(options)
+        for name, options in space.items()
+    }
+    before = study.user_attrs.get("space")
+    if before is None:
+        study.set_user_attr("space", plain)
+    elif before != plain:
+        raise SynthError(
+            f"{sweep.out} searches {before}", hint="give the same --optuna, or another folder"
+        )
+    return study
 
 
-def _proposal(
-    study: optuna.Study, space: Space, slot: Path, seed: int
-) -> tuple[int, dict[str, Any]]:
-    """Return the number and settings of a slot's trial: those of a worker that died, or new."""
-    path = slot / SETTINGS
-    if not path.exists():
-        from optuna.samplers import TPESampler
+def _unfinished(study: optuna.Study, tried: set[int]) -> list[optuna.trial.FrozenTrial]:
+    """Return the trials that were begun and have no result, except those tried here."""
+    from optuna.trial import TrialState
 
-        # A seed for each slot: workers with one seed would all propose the same.
-        study.sampler = TPESampler(seed=mix(seed, slot.name) % 2**32)
-        trial = study.ask()
-        settings = {name: _suggest(trial, name, space[name]) for name in space}
-        write_json(path, {"number": trial.number, "settings": settings})
-    record = read_json(path)
-    return record["number"], record["settings"]
+    running = study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
+    return [trial for trial in running if trial.number not in tried]
+
+
+def _take_trial(
+    study: optuna.Study, folder: Path, trials: int, seed: int, tried: set[int],
+    locks: contextlib.ExitStack,
+) -> optuna.Trial | None:  # fmt: skip
+    """Lock an unfinished trial that nobody works on, or a new one; None if there is none."""
+    import optuna
+
+    def take(number: int) -> bool:
+        # Each trial has a seed of its own: workers with one seed would all propose the same.
+        own_seed = mix(seed, f"trial-{number:03d}") % 2**32
+        study.sampler = optuna.samplers.TPESampler(seed=own_seed)
+        return locks.enter_context(lock(folder / f"{number:03d}.lock")) is not None
+
+    with lock(folder / "lock", wait=True):
+        for left in _unfinished(study, tried):
+            if take(left.number):
+                return optuna.Trial(study, left._trial_id)
+        count = len(study.get_trials(deepcopy=False))
+        return study.ask() if count < trials and take(count) else None
+
+
+def _run_trial(
+    study: optuna.Study, trial: optuna.Trial, sweep: Sweep, space: Space, resolve: Resolve,
+    options: Options,
+) -> None:  # fmt: skip
+    """Train with the settings of a trial, and tell the score; a failed trial stays unfinished."""
+    from optuna.trial import TrialState
+
+    settings = {name: _suggest(trial, name, space[name]) for name in space}
+    try:
+        name, words = create_trial(sweep, settings, resolve)
+    except SynthError as error:
+        log.error("trial-%03d: %s → %s", trial.number, error.message, error.hint)
+        return
+    (status,) = launch({name: words}, folder=sweep.jobs, options=options)
+    if status.state == "done":
+        score = sweep.read_score(name)
+        study.tell(trial.number, score, state=TrialState.FAIL if score is None else None)
 
 
 def _suggest(trial: optuna.Trial, name: str, options: Choices | Range) -> Any:
@@ -135,21 +146,3 @@ def _suggest(trial: optuna.Trial, name: str, options: Choices | Range) -> Any:
     if options.whole:
         return trial.suggest_int(name, int(options.low), int(options.high), log=options.log)
     return trial.suggest_float(name, options.low, options.high, log=options.log)
-
-
-def _tell(study: optuna.Study, number: int, score: float | None) -> None:
-    from optuna.trial import TrialState
-
-    if study.get_trials(deepcopy=False)[number].state.is_finished():
-        return  # told by a worker that died before it closed the slot
-    study.tell(number, score, state=TrialState.FAIL if score is None else None)
-
-
-def _tidy(study: optuna.Study, slots: Path) -> None:
-    """Close trials that were asked for by a worker which died before it noted them."""
-    from optuna.trial import TrialState
-
-    known = {read_json(path)["number"] for path in slots.glob(f"*/{SETTINGS}")}
-    for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
-        if trial.number not in known:
-            study.tell(trial.number, state=TrialState.FAIL)

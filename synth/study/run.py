@@ -25,7 +25,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from synth.base.errors import SynthError
-from synth.jobs.workers import GRACE_SECONDS, STOPPED, python_path
+from synth.jobs.job import EXIT_STOPPED, GRACE_SECONDS, python_path
 from synth.study.progress import Ledger, Outcome, Stage
 
 LOGS, LOCK = "logs", ".lock"
@@ -59,7 +59,7 @@ def run(stages: Sequence[Stage], out: Path, *, program: str, threads: int = 0) -
             changed = True
             with _line(ledger, at) as tell:
                 outcome = _do(ledger, stage, lock, tell, threads=threads, program=program)
-            state = {0: "done", STOPPED: "stopped"}.get(outcome.code, "failed")
+            state = {0: "done", EXIT_STOPPED: "stopped"}.get(outcome.code, "failed")
             ledger.end(stage, state, outcome)
             if state == "stopped":
                 raise KeyboardInterrupt
@@ -145,7 +145,7 @@ def _do(
             if time.monotonic() > patience:
                 child.kill()
             time.sleep(POLL_SECONDS)
-        ended = STOPPED, ended[1]
+        ended = EXIT_STOPPED, ended[1]
     return Outcome(code=ended[0], seconds=time.monotonic() - began, peak_memory_mb=ended[1])
 
 
