@@ -28,7 +28,7 @@ from synth.diffusion.sampling import ddim, ddpm, dpmpp_2m, levels, noise_like, n
 from synth.diffusion.schedule import Denoiser, alpha_sigma
 from synth.diffusion.wavelet import any_in_block
 from synth.metrics.image import inpainting_metrics
-from synth.pictures.montage import montage
+from synth.pictures.montage import draw_montage
 from wdm3d.data import InpaintingData
 from wdm3d.generate import load
 from wdm3d.modes import Batch, mode_of
@@ -143,7 +143,7 @@ def page(study: Study, path: Path, ids: list[str], *, calls: int = 16, draws: in
         rows.append([np.rot90(v[:, :, z]) for v in shown])
         labels.append(ids[index])
     columns = ["voided", "mean", "sample", "sample", "sd × 3", "truth"]
-    return montage(rows, path, row_labels=labels, column_labels=columns, window=(-1, 1.1))
+    return draw_montage(rows, path, row_labels=labels, column_labels=columns, window=(-1, 1.1))
 
 
 def main() -> None:

@@ -17,7 +17,8 @@ from ddpm_lora.generate import Plan, draw, load
 from ddpm_lora.label_maps import read
 from synth.data.case import MODALITIES, Case, discover
 from synth.data.tumour_mask import tumour_mask
-from synth.pictures.montage import LABEL_COLOURS, MASK_COLOURS, Overlay, display_axial, montage
+from synth.pictures.montage import Marks, draw_montage
+from synth.pictures.slices import LABEL_COLOURS, MASK_COLOURS, cut_slice
 
 ROWS = ("a made-up patient", "drawn for its labels", "t1n: mask, hole, filled")
 
@@ -35,15 +36,15 @@ def overview(case: Case, path: Path) -> Path:
         [*made.values(), made["t1n"]],
         [t1n, hole, wdm3d.inpaint(t1n, mask).image],
     ]
-    shown, edge = (display_axial(v, height) for v in (labels, mask))
-    overlays: dict[tuple[int, int], Overlay] = {
+    shown, edge = (cut_slice(v, "axial", height) for v in (labels, mask))
+    marks: dict[tuple[int, int], Marks] = {
         (0, 4): (shown, LABEL_COLOURS, False),
         (1, 4): (shown, LABEL_COLOURS, False),
         (2, 0): (edge, MASK_COLOURS, True),
     }
-    rows = [[display_axial(v, height) for v in row] for row in volumes]
+    rows = [[cut_slice(v, "axial", height) for v in row] for row in volumes]
     columns = (*MODALITIES, "labels")
-    return montage(rows, path, row_labels=ROWS, column_labels=columns, overlays=overlays)
+    return draw_montage(rows, path, row_labels=ROWS, column_labels=columns, marks=marks)
 
 
 if __name__ == "__main__":

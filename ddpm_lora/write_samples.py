@@ -25,7 +25,7 @@ from synth.checkpoints.checkpoint import Checkpoint
 from synth.data.case import Case, guess_scheme
 from synth.data.labels import to_scheme
 from synth.jobs.cases import Output, run_cases
-from synth.pictures.montage import tumour_planes
+from synth.pictures.montage import draw_tumour
 
 OF_ADAPTERS = ("name", "weight", "data_hash", "seed", "step")
 
@@ -120,7 +120,7 @@ def write(out: Path, made_id: str, labels: LabelMap, drawn: Drawn) -> str:
     for suffix, volume in volumes.items():
         volume.save(out / made_id / f"{made_id}-{suffix}.nii.gz")
     path, head = out / "pictures" / f"{made_id}.png", labels.classes > 0
-    tumour_planes(drawn.scans, tumour, head, path, title=made_id, outline=False)
+    draw_tumour(drawn.scans, tumour, head, path, title=made_id, outline=False)
     return scheme
 
 

@@ -246,11 +246,11 @@ def test_pictures_show_every_case(truth: Path, tmp_path: Path) -> None:
 def test_view_cuts_where_most_of_the_mask_is_and_hides_the_error_under_a_tumour(
     truth: Path,
 ) -> None:
-    from synth.pictures.inpainting import view
+    from synth.pictures.inpainting import cut_hole
 
     known = load_hole(discover(truth)[0])
     wrong = known.truth.data[0] + 200
-    seen = view(known.truth, known.voided, known.healthy, known.hole, {"wrong": wrong})
+    seen = cut_hole(known.truth, known.voided, known.healthy, known.hole, {"wrong": wrong})
     for plane, axis in enumerate((2, 1, 0)):
         most = known.healthy.sum(axis=tuple(a for a in range(3) if a != axis)).max()
         assert (seen.parts[plane] == 1).sum() == most

@@ -29,7 +29,7 @@ from synth.evaluate.masks import evaluate_masks
 from synth.metrics import shape_sets
 from synth.metrics.distribution import mmd2, mmd2_interval
 from synth.metrics.shape import DESCRIBED, features, regions_of
-from synth.pictures.rendering import BACK, SIDE, render
+from synth.pictures.rendering import BACK, SIDE, render_tumour
 from tests.conftest import ball
 from tests.test_shape_features import tumour
 
@@ -348,7 +348,7 @@ def test_a_ball_is_drawn_as_wide_as_it_is_and_open_to_its_middle():
     labels[ball(labels.shape, (20, 20, 20), 18)] = 2
     labels[ball(labels.shape, (20, 20, 20), 12)] = 3
     labels[ball(labels.shape, (20, 20, 20), 7)] = 1
-    image = render(labels, 2.0, 100.0)
+    image = render_tumour(labels, 2.0, 100.0)
     assert image.shape == (SIDE, SIDE, 3)
     drawn_on = np.abs(image - BACK).max(-1) > 0.02
     radius = math.sqrt(drawn_on.sum() / math.pi) * 100 / SIDE
@@ -359,7 +359,7 @@ def test_a_ball_is_drawn_as_wide_as_it_is_and_open_to_its_middle():
     yellow = drawn_on & (red > 3 * blue) & (green > 0.7 * red) & (red > green)
     assert 300 < yellow.sum() < 0.25 * drawn_on.sum()
     assert (green > 1.3 * red)[drawn_on].mean() > 0.5  # oedema outside
-    whole = render(np.where(labels, 2, 0), 2.0, 100.0)
+    whole = render_tumour(np.where(labels, 2, 0), 2.0, 100.0)
     red, green, _ = np.moveaxis(whole, -1, 0)
     assert (green > red)[drawn_on].all()
 

@@ -15,7 +15,7 @@ from synth.cli import main
 from synth.data.volume import Volume
 from synth.evaluate.segmentation import ERRORS, evaluate_segmentation, worst_and_median
 from synth.evaluate.segmentation_scores import CONVENTIONS, POLICY, read_scores, score_labels
-from synth.pictures.montage import LABEL_COLOURS
+from synth.pictures.slices import LABEL_COLOURS
 from tests.conftest import write_case
 
 IDS = [f"BraTS-GLI-{n:05d}-000" for n in range(1, 5)]

@@ -184,11 +184,11 @@ def test_other_kinds_refuse_what_is_for_synthesis(data: Path, tmp_path: Path, ca
 def test_pictures_mix_real_and_made_rows(data: Path, tmp_path: Path, monkeypatch) -> None:
     seen = {}
 
-    def montage(panels, path: Path, **words) -> Path:
+    def draw_montage(panels, path: Path, **words) -> Path:
         seen.update(words, panels=panels)
         return path
 
-    monkeypatch.setattr("synth.evaluate.scans.judge.montage", montage)
+    monkeypatch.setattr("synth.evaluate.scans.judge.draw_montage", draw_montage)
     evaluate_synthesis(data / "made", data / "truth", tmp_path / "out")
     kinds = [label.split("\n")[0] for label in seen["row_labels"]]
     assert sorted(kinds) == ["generated"] * 6 + ["real"] * 6

@@ -380,9 +380,9 @@ def test_a_pair_is_cut_at_one_height_on_any_grid() -> None:
     up = Volume(data=np.zeros((1, 4, 5, 31), np.float32), affine=np.eye(4))
     down = Volume(data=up.data, affine=np.diag([1.0, 1.0, -1.0, 1.0]))
     fine = Volume(data=np.zeros((1, 4, 5, 61), np.float32), affine=np.diag([1.0, 1.0, 0.5, 1.0]))
-    height = thumbnail.height(up, "axial", 7)
-    assert [thumbnail.slice_at(v, "axial", height) for v in (up, down, fine)] == [7, 23, 14]
-    assert thumbnail.height(down, "axial", 23) == pytest.approx(height)
+    height = thumbnail.find_height(up, "axial", 7)
+    assert [thumbnail.find_slice(v, "axial", height) for v in (up, down, fine)] == [7, 23, 14]
+    assert thumbnail.find_height(down, "axial", 23) == pytest.approx(height)
 
 
 def test_the_nearest_pair_is_shown_at_one_height(study: Path, monkeypatch) -> None:
@@ -402,7 +402,7 @@ def test_the_nearest_pair_is_shown_at_one_height(study: Path, monkeypatch) -> No
     height = cohort.height_of(case)
     assert shown == {"made": (made, height), "trained on": (training, height)}
     labels = case.load("seg")
-    assert thumbnail.slice_at(labels, "axial", height) == thumbnail.fullest(labels, "axial")
+    assert thumbnail.find_slice(labels, "axial", height) == thumbnail.find_fullest(labels, "axial")
 
 
 def test_the_axis_of_volumes_ends_with_the_data() -> None:
@@ -693,15 +693,15 @@ def test_pictures_are_true_to_millimetres() -> None:
     data = np.zeros((10, 20, 40), np.float32)
     data[2:8, 3:17, 5:35] = 100
     volume = Volume(data=data[None], affine=np.diag([4.0, 2.0, 1.0, 1.0]))
-    shapes = {p: thumbnail.draw(volume, p, 5, side=80).shape[:2] for p in thumbnail.PLANES}
+    shapes = {p: thumbnail.draw_slice(volume, p, 5, side=80).shape[:2] for p in thumbnail.PLANES}
     # rows × columns: 40×40 mm in every plane
     assert shapes == {"axial": (80, 80), "coronal": (80, 80), "sagittal": (80, 80)}
     tall = Volume(data=data[None], affine=np.diag([1.0, 2.0, 1.0, 1.0]))
-    assert thumbnail.draw(tall, "axial", 5, side=80).shape[:2] == (80, 20)
+    assert thumbnail.draw_slice(tall, "axial", 5, side=80).shape[:2] == (80, 20)
 
 
 def test_labels_lie_on_the_voxels_they_name_in_any_scheme_and_orientation() -> None:
-    from synth.pictures.montage import LABEL_COLOURS, display_axial
+    from synth.pictures.slices import LABEL_COLOURS, cut_slice
 
     scan = np.full((12, 14, 9), 50, np.float32)
     labels = np.zeros(scan.shape, np.int16)
@@ -711,21 +711,21 @@ def test_labels_lie_on_the_voxels_they_name_in_any_scheme_and_orientation() -> N
         volume = Volume(data=scan[None], affine=affine)
         overlay = thumbnail.tumour_overlay(volume.with_data(labels), "brats2021")
         side = max(volume.shape[:2])  # a pixel a voxel
-        picture = thumbnail.draw(volume, "axial", 4, overlay=overlay, side=side).astype(int)
-        where = display_axial(volume.with_data(labels), 4)
-        grey = 255 * (1 - thumbnail.LABEL_SHARE)  # a constant scan is white
+        picture = thumbnail.draw_slice(volume, "axial", 4, overlay=overlay, side=side).astype(int)
+        where = cut_slice(volume.with_data(labels), "axial", 4)
+        grey = 255 * (1 - thumbnail.LABEL_OPACITY)  # a constant scan is white
         for label, number in ((1, 1), (2, 2), (4, 3)):
             colour = LABEL_COLOURS[number]
             rgb = np.array([int(colour[i : i + 2], 16) for i in (1, 3, 5)])
             (pixel,) = picture[where == label]
-            assert np.abs(pixel - (grey + thumbnail.LABEL_SHARE * rgb)).max() <= 1
+            assert np.abs(pixel - (grey + thumbnail.LABEL_OPACITY * rgb)).max() <= 1
         assert (picture[where == 0] == 255).all()
 
 
 def test_data_uris_hold_the_picture() -> None:
     picture = np.zeros((16, 24, 3), np.uint8)
     picture[:, 12:] = 200
-    kind, _, blob = thumbnail.data_uri(picture, quality=95).partition(",")
+    kind, _, blob = thumbnail.encode_picture(picture, quality=95).partition(",")
     assert kind.startswith("data:image/")
     back = np.asarray(Image.open(io.BytesIO(base64.b64decode(blob))).convert("RGB")).astype(int)
     assert back.shape == picture.shape

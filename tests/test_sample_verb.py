@@ -21,7 +21,7 @@ from synth.data.case import MODALITIES, discover
 from synth.data.prepare import brain_mask
 from synth.data.split import Entry, Split, patient_marks, read_split, write_split
 from synth.data.volume import Volume
-from synth.pictures.montage import montage
+from synth.pictures.montage import draw_montage
 from tests import spoil
 from tests.conftest import write_case
 from tests.test_ddpm_lora_generate import save_adapter, save_model
@@ -47,7 +47,7 @@ def quick_montage(rows, path: Path, **words) -> Path:
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("synth.pictures.montage.montage", quick_montage)
+    monkeypatch.setattr("synth.pictures.montage.draw_montage", quick_montage)
 
 
 def plt_read(path: Path) -> np.ndarray:
@@ -106,7 +106,7 @@ def test_what_is_written(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("synth.pictures.montage.montage", montage)
+    monkeypatch.setattr("synth.pictures.montage.draw_montage", draw_montage)
     data, out = cohort(tmp_path / "data", 1), tmp_path / "out"
     words = ["sample", str(data), "--model", str(model), "-o", str(out), "--steps", "1"]
     assert main(words) == 0

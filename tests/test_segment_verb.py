@@ -31,7 +31,7 @@ from synth.data.case import MODALITIES, Case, discover
 from synth.data.labels import REGIONS, region
 from synth.data.split import Entry, Split, write_split
 from synth.data.volume import Volume
-from synth.pictures.montage import montage
+from synth.pictures.montage import draw_montage
 from tests import spoil
 from tests.conftest import brain, rotation, write_case
 from tests.test_run_sh import checkout, parser_of, run, verbs  # noqa: F401 (checkout is a fixture)
@@ -83,7 +83,7 @@ def quick_montage(rows, path: Path, **words) -> Path:
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("synth.pictures.montage.montage", quick_montage)
+    monkeypatch.setattr("synth.pictures.montage.draw_montage", quick_montage)
     monkeypatch.setattr(segmentation.network, "build", lambda config: Cut())
 
 
@@ -177,7 +177,7 @@ def test_what_is_written(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("synth.pictures.montage.montage", montage)
+    monkeypatch.setattr("synth.pictures.montage.draw_montage", draw_montage)
     data, out = cohort(tmp_path / "data", 1), tmp_path / "out"
     words = ["segment", str(data), "-o", str(out), "--models", str(model), "--probabilities"]
     assert main([*words, "--thresholds", "0.5", "0.5", "0.7", "--min-ml", "0.002"]) == 0

@@ -33,7 +33,7 @@ def case(make_case: Callable[..., Path]) -> Case:
 def test_it_opens_where_the_tumour_is_largest(case: Case) -> None:
     seg = case.load("seg").data[0]
     for plane, axis in (("axial", 2), ("coronal", 1), ("sagittal", 0)):
-        shown = viewer.of_case(case, plane=plane)
+        shown = viewer.open_case(case, plane=plane)
         others = tuple(a for a in range(3) if a != axis)
         assert shown.index == (seg > 0).sum(axis=others).argmax()
         assert shown.slices == seg.shape[axis]
@@ -41,16 +41,16 @@ def test_it_opens_where_the_tumour_is_largest(case: Case) -> None:
 
 
 def test_panes_are_the_slices_of_the_files_and_labels_can_go(case: Case) -> None:
-    shown = viewer.of_case(case)
+    shown = viewer.open_case(case)
     shown.labels_on = False
-    plain = shown.pictures()
+    plain = shown.draw()
     for name, picture in plain.items():
         volume = case.load(name)
         expected = volume.data[0, ..., shown.index].T  # (Y, X): LPS is stored as it is displayed
         small = np.asarray(Image.fromarray(picture[..., 0]).resize(expected.shape[::-1]), float)
         assert np.corrcoef(small.ravel(), expected.ravel())[0, 1] > 0.98
     shown.labels_on = True
-    coloured = shown.pictures()["t1n"]
+    coloured = shown.draw()["t1n"]
     labelled = (np.ptp(coloured.astype(int), axis=2) > 0).mean()
     share = (case.load("seg").data[0, ..., shown.index] > 0).mean()
     assert labelled == pytest.approx(share, rel=0.1)  # red, green, yellow: none is grey
@@ -59,17 +59,17 @@ def test_panes_are_the_slices_of_the_files_and_labels_can_go(case: Case) -> None
 def test_a_case_without_labels_shows_its_mask_and_one_without_scans_is_refused(case: Case) -> None:
     files = dict(case.files)
     del files["seg"]
-    shown = viewer.of_case(Case(id=case.id, files=files))
+    shown = viewer.open_case(Case(id=case.id, files=files))
     assert shown.overlay is not None
     assert shown.overlay.outline
     with pytest.raises(SynthError, match="no scan to view"):
-        viewer.of_case(Case(id="x", files={"seg": case.files["seg"]}))
+        viewer.open_case(Case(id="x", files={"seg": case.files["seg"]}))
 
 
 def test_scans_on_different_grids_are_refused(case: Case, tmp_path: Path) -> None:
     other = Volume(data=np.ones((1, 5, 5, 5), np.float32), affine=LPS).save(tmp_path / "x.nii.gz")
     with pytest.raises(SynthError, match="differ in shape"):
-        viewer.of_case(Case(id="x", files={**case.files, "t2f": other}))
+        viewer.open_case(Case(id="x", files={**case.files, "t2f": other}))
 
 
 def scroll(figure: Figure, step: int) -> None:
@@ -85,10 +85,10 @@ def press(figure: Figure, key: str) -> None:
 
 
 def test_wheel_and_keys_move_turn_and_strip(case: Case) -> None:
-    shown = viewer.of_case(case)
+    shown = viewer.open_case(case)
     figure = Figure()
     FigureCanvasAgg(figure)
-    slider = viewer.interactive(shown, figure)
+    slider = viewer.add_controls(shown, figure)
     start = shown.index
     heading = figure._suptitle
     assert heading is not None
@@ -185,7 +185,7 @@ def test_a_notebook_shows_a_volume_in_three_planes_with_its_facts(case: Case) ->
     low, high = scan.data.min(), scan.data.max()
     assert f"image: 20×24×18 voxels of 1×1×1 mm, float32 from {low:.4g} to {high:.4g}" in html
     (picture,) = pictures(html)
-    widths = [slices.draw(scan, p, 9, side=140).shape[1] for p in slices.PLANES]
+    widths = [slices.draw_slice(scan, p, 9, side=140).shape[1] for p in slices.PLANES]
     assert picture.shape == (140, sum(widths) + 2 * 2)
     assert len(html) < 40_000
     count = int(mask.data.sum())

@@ -28,7 +28,7 @@ from synth.data.labels import REGIONS, from_regions
 from synth.data.prepare import brain_mask
 from synth.data.volume import Volume
 from synth.jobs.cases import Output, run_cases
-from synth.pictures.montage import tumour_planes
+from synth.pictures.montage import draw_tumour
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -113,7 +113,7 @@ def picture(path: Path, scans: Mapping[str, Volume], found: Segmented, *, title:
     head = brain_mask(next(iter(scans.values())).with_data(np.concatenate(
         [scan.data for scan in scans.values()]
     )))  # fmt: skip
-    return tumour_planes(scans, from_regions(found.regions), head, path, title=title, outline=True)
+    return draw_tumour(scans, from_regions(found.regions), head, path, title=title, outline=True)
 
 
 def _sources(case: Case) -> list[Path]:

@@ -44,16 +44,16 @@ def view(
 
     if save and save.exists() and not force:
         raise SynthError(f"{save} is there already", hint="--force overwrites it")
-    shown = viewer.of_case(_the_case(case, id, scheme), plane=plane)
+    shown = viewer.open_case(_the_case(case, id, scheme), plane=plane)
     if slice is not None:
         if not 1 <= slice <= shown.slices:
             raise SynthError(f"--slice {slice}", hint=f"1 to {shown.slices}")
         shown.move(slice - 1)
     shown.labels_on = not no_labels
     if save is None:
-        viewer.show(shown)
+        viewer.show_window(shown)
     else:
-        print(viewer.save(shown, save))
+        print(viewer.save_picture(shown, save))
     return 0
 
 

@@ -13,7 +13,7 @@ from synth.base.files import atomic_path
 from synth.evaluate.comparison_endpoints import Contrast, Pairs
 from synth.evaluate.segmentation_scores import METRICS
 from synth.metrics import statistics
-from synth.pictures.montage import BACKGROUND, INK
+from synth.pictures.slices import BACKGROUND, INK
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

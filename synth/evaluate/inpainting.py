@@ -224,11 +224,11 @@ def _tables(summary: Mapping[str, Any]) -> Iterator[tuple[str, list[list[str]]]]
 
 def _draw(judged: Judged, shown: str, path: Path) -> inpainting.HoleView:
     known = judged.known
-    seen = inpainting.view(
+    seen = inpainting.cut_hole(
         known.truth, known.voided, known.healthy, known.hole, judged.answers, judged.sd
     )
     score = next(s for s in judged.scores if s.method == shown)
-    inpainting.case_picture(seen, shown, path, title=f"{score.case}: {_in_words(score)}")
+    inpainting.draw_case(seen, shown, path, title=f"{score.case}: {_in_words(score)}")
     return seen.axial()
 
 
@@ -238,7 +238,7 @@ def _draw_overview(
     ranked = sorted((s for s in scores if s.method == shown), key=lambda s: s.values["mse"])
     # Evenly from the best case to the worst: nobody can pick the pretty ones.
     chosen = [ranked[i] for i in evenly(len(ranked), OVERVIEW_CASES)]
-    inpainting.overview(
+    inpainting.draw_overview(
         [views[s.case] for s in chosen],
         [f"{s.case}\n{_in_words(s)}" for s in chosen],
         shown,

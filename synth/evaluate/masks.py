@@ -27,7 +27,7 @@ from synth.evaluate.common import (
 from synth.evaluate.mask_files import Mask, common_spacing_mm, find_masks, load_mask, on_spacing
 from synth.evaluate.mask_reference import Jury, Verdict, features_table, overlap_spread, sets_table
 from synth.evaluate.tables import plain_table, write_csv
-from synth.pictures.rendering import page
+from synth.pictures.rendering import draw_tumours
 from synth.training.log import Progress
 
 PAGE_MASKS = 16
@@ -122,7 +122,7 @@ def draw_page(sets: Mapping[str, Sequence[Mask]], path: Path, *, most: int = PAG
         chosen[name] = [
             (ranked[i].regions, ranked[i].spacing_mm[0]) for i in evenly(len(ranked), most)
         ]
-    return page(chosen, path)
+    return draw_tumours(chosen, path)
 
 
 def _copied(verdict: Verdict, masks: Sequence[Mask], jury: Jury) -> list[dict[str, Any]]:

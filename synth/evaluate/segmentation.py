@@ -36,7 +36,8 @@ from synth.evaluate.common import (
 from synth.evaluate.segmentation_scores import RegionScore
 from synth.evaluate.tables import plain_table
 from synth.metrics.surface import Convention
-from synth.pictures.montage import LABEL_COLOURS, Overlay, display_axial, montage, square_around
+from synth.pictures.montage import Marks, draw_montage
+from synth.pictures.slices import LABEL_COLOURS, cut_slice, find_frame
 from synth.training.log import Progress
 
 PAGE_WORST, PAGE_MEDIAN = 4, 2
@@ -154,15 +155,15 @@ def draw_page(
     dice = {r.case: r.values["dice"] for r in rows if (r.region, r.convention) == ("mean", first)}
     chosen = worst_and_median({c: v for c, v in dice.items() if np.isfinite(v)} or dice)
     panels: list[list[np.ndarray]] = []
-    overlays: dict[tuple[int, int], Overlay] = {}
+    marks: dict[tuple[int, int], Marks] = {}
     labels: list[str] = []
     for number, (case_id, rank) in enumerate(chosen.items()):
         row, layers = _panels(*judged[case_id])
         panels.append(row)
-        overlays |= {(number, column): layer for column, layer in layers.items()}
+        marks |= {(number, column): layer for column, layer in layers.items()}
         labels.append(f"{case_id}\n{rank}: Dice {dice[case_id]:.3f}")
-    return montage(
-        panels, path, row_labels=labels, overlays=overlays,
+    return draw_montage(
+        panels, path, row_labels=labels, marks=marks,
         column_labels=("scan", "truth", "prediction", "missed orange, false blue"),
         title=f"Worst and median of {len(dice)} cases by mean Dice; NCR red, ED green, ET yellow",
     )  # fmt: skip
@@ -186,7 +187,7 @@ def _load(case: Case, path: Path) -> tuple[Volume, Volume]:
     return truth, pred
 
 
-def _panels(case: Case, path: Path) -> tuple[list[np.ndarray], dict[int, Overlay]]:
+def _panels(case: Case, path: Path) -> tuple[list[np.ndarray], dict[int, Marks]]:
     """One axial slice, where most voxels are wrong (if none is, where the truth is largest)."""
     truth, pred = (
         labels.with_data(_shown(labels.data[0], case.scheme)) for labels in _load(case, path)
@@ -196,13 +197,13 @@ def _panels(case: Case, path: Path) -> tuple[list[np.ndarray], dict[int, Overlay
     wrong = truth.data[0] != pred.data[0]
     index = int((wrong if wrong.any() else truth.data[0] > 0).sum(axis=others).argmax())
     image, true, made = (
-        display_axial(volume, index) for volume in (_backdrop(case, truth), truth, pred)
+        cut_slice(volume, "axial", index) for volume in (_backdrop(case, truth), truth, pred)
     )
     tumour = (true > 0) | (made > 0)
-    frame = square_around(image > 0) if image.any() else square_around(tumour, BLANK_MARGIN)
+    frame = find_frame(image > 0) if image.any() else find_frame(tumour, BLANK_MARGIN)
     image, true, made = image[frame], true[frame], made[frame]
     error = np.where(made > 0, 2, 1) * ((true > 0) != (made > 0))
-    layers: dict[int, Overlay] = {
+    layers: dict[int, Marks] = {
         1: (true, LABEL_COLOURS, True), 2: (made, LABEL_COLOURS, True), 3: (error, ERRORS, False),
     }  # fmt: skip
     return [image] * 4, layers

@@ -13,35 +13,40 @@ import numpy as np
 from scipy import ndimage
 
 from synth.metrics.shape import regions_of
-from synth.pictures.montage import BACKGROUND, LABEL_COLOURS, montage
+from synth.pictures.montage import draw_montage
+from synth.pictures.slices import BACKGROUND, LABEL_COLOURS, parse_colour
 
 SIDE = 176
 """Pixels of a picture, and voxels of the grid it is looked up on."""
 SMOOTHING_VOXELS = 0.6
 YAW, PITCH = np.radians(35), np.radians(28)
-LIGHT = np.array([-0.45, 0.55, 0.7])
+RIGHT = np.array([np.cos(YAW), np.sin(YAW), 0])
+AWAY = np.array([-np.sin(YAW) * np.cos(PITCH), np.cos(YAW) * np.cos(PITCH), -np.sin(PITCH)])
+VIEW = np.stack([np.cross(AWAY, RIGHT), RIGHT, AWAY], axis=1)
+"""Body directions (rows x, y, z) of the viewer's down, right and away (columns)."""
+LIGHT = np.array([-0.45, 0.55, 0.7]) / np.linalg.norm([-0.45, 0.55, 0.7])
 """Towards the light: from the viewer's left, above and before the body."""
 AMBIENT, DIFFUSE, GLOSS = 0.34, 0.62, 0.16
-BACK = np.array([int(BACKGROUND[i : i + 2], 16) / 255 for i in (1, 3, 5)])
+BACK = parse_colour(BACKGROUND) / 255
 
 
-def page(
+def draw_tumours(
     sets: Mapping[str, Sequence[tuple[np.ndarray, float]]], path: Path, *, columns: int = 8
 ) -> Path:
-    """Draw sets of (labels, spacing in mm), one below the other; see `render`."""
-    largest = max(_width_mm(labels, mm) for masks in sets.values() for labels, mm in masks)
+    """Draw sets of (labels, spacing in mm), one below the other; see `render_tumour`."""
+    largest = max(_measure_width_mm(labels, mm) for masks in sets.values() for labels, mm in masks)
     rows, names = [], []
     for name, masks in sets.items():
-        drawn = [render(labels, mm, largest) for labels, mm in masks]
+        drawn = [render_tumour(labels, mm, largest) for labels, mm in masks]
         rows += [drawn[i : i + columns] for i in range(0, len(drawn), columns)]
         names += [name] * (len(rows) - len(names))
-    return montage(
+    return draw_montage(
         rows, path, row_labels=names, window=(0, 1),
         title=f"NCR red, ED green, ET yellow; panels are {largest:.0f} mm wide",
     )  # fmt: skip
 
 
-def render(
+def render_tumour(
     labels: np.ndarray, spacing_mm: float, side_mm: float
 ) -> np.ndarray:  # (X, Y, Z) → (SIDE, SIDE, 3)
     """Picture one tumour from outside, the wedge towards the viewer cut away.
@@ -50,8 +55,8 @@ def render(
     the gradient of the smoothed mask; where it enters through the cut, by the cut's own plane, and
     coloured by the region there.
     """
-    pixels = min(SIDE, math.ceil(SIDE * _width_mm(labels, spacing_mm) / side_mm))
-    fields, cut = _turned_fields(labels, side_mm / SIDE / spacing_mm, pixels)
+    pixels = min(SIDE, math.ceil(SIDE * _measure_width_mm(labels, spacing_mm) / side_mm))
+    fields, cut = _turn_fields(labels, side_mm / SIDE / spacing_mm, pixels)
     wt, tc, et = fields
     body = (wt > 0) & (cut < 0)
     hit = body.any(axis=2)
@@ -60,34 +65,36 @@ def render(
     # One voxel before the first of the body: still inside WT means that the ray came by the cut.
     before = (*at[:2], np.maximum(depth - 1, 0))
     through_cut = wt[before] > 0
-    normals = np.where(through_cut[..., None], _normals(-cut, at), _normals(wt, at))
+    normals = np.where(through_cut[..., None], _find_normals(-cut, at), _find_normals(wt, at))
     behind = (*at[:2], np.minimum(depth + 1, pixels - 1))  # at the surface itself fields are zero
     label = np.where(et[behind] > 0, 3, np.where(tc[behind] > 0, 1, 2))
-    palette = np.array([_rgb(LABEL_COLOURS.get(k, BACKGROUND)) for k in range(4)])
-    shade = _shade(normals) * _openness(depth, hit)
-    gloss = GLOSS * np.clip(normals @ _half_way(), 0, 1) ** 24 * ~through_cut
+    palette = np.array([parse_colour(LABEL_COLOURS.get(k, BACKGROUND)) / 255 for k in range(4)])
+    shade = (AMBIENT + DIFFUSE * np.clip(normals @ LIGHT, 0, 1)) * _find_openness(depth, hit)
+    # Normals half way between the light and the viewer shine (Blinn 1977).
+    half_way = LIGHT + np.array([0, 0, 1])
+    gloss = np.clip(normals @ (half_way / np.linalg.norm(half_way)), 0, 1) ** 24 * ~through_cut
     image = np.tile(BACK, (SIDE, SIDE, 1))
     start = (SIDE - pixels) // 2
     own = image[start : start + pixels, start : start + pixels]
-    own[hit] = (palette[label] * shade[..., None] + gloss[..., None])[hit]
+    own[hit] = (palette[label] * shade[..., None] + GLOSS * gloss[..., None])[hit]
     return np.clip(ndimage.gaussian_filter(image, (0.5, 0.5, 0)), 0, 1)
 
 
-def _width_mm(labels: np.ndarray, spacing_mm: float) -> float:
+def _measure_width_mm(labels: np.ndarray, spacing_mm: float) -> float:
     """Diameter of the ball around the centroid that holds the tumour, whichever way it turns."""
     places = np.argwhere(regions_of(labels)[0])
     reach = np.linalg.norm(places - places.mean(axis=0), axis=1).max()
     return 2 * float(reach + 2) * spacing_mm
 
 
-def _turned_fields(labels: np.ndarray, step: float, pixels: int) -> tuple[np.ndarray, np.ndarray]:
+def _turn_fields(labels: np.ndarray, step: float, pixels: int) -> tuple[np.ndarray, np.ndarray]:
     """Read the smoothed regions on the viewer's grid: fields above zero inside, and the cut's.
 
     Grid axes are up to down, left to right, near to far; a pixel is `step` voxels wide.
     """
     regions = np.pad(regions_of(labels), [(0, 0)] + [(3, 3)] * 3).astype(np.float32)
     centre = np.argwhere(regions[0] > 0).mean(axis=0)
-    turn = _view() * step  # columns: body axes of one step down, right, away
+    turn = VIEW * step  # columns: body axes of one step down, right, away
     offset = centre - turn @ np.full(3, (pixels - 1) / 2)
     grid = (pixels, pixels, pixels)
     fields = np.empty((3, *grid), np.float32)
@@ -97,20 +104,15 @@ def _turned_fields(labels: np.ndarray, step: float, pixels: int) -> tuple[np.nda
         level = np.sort(smooth, axis=None)[-int(region.sum()) - 1] if region.any() else 1
         ndimage.affine_transform(smooth - level, turn, offset, output=field, order=1, cval=-1)
     places = np.indices(grid, np.float32).reshape(3, -1) - (pixels - 1) / 2
-    along = (_view() @ places).reshape(3, *grid)
+    along = (VIEW @ places).reshape(3, *grid)
     # The octant towards the viewer: all three body axes on the near side.
-    cut = np.minimum.reduce([np.sign(-_view()[axis, 2]) * along[axis] for axis in range(3)])
+    cut = np.minimum.reduce([np.sign(-VIEW[axis, 2]) * along[axis] for axis in range(3)])
     return fields, cut
 
 
-def _view() -> np.ndarray:
-    """Return body directions (rows x, y, z) of the viewer's down, right and away (columns)."""
-    right = np.array([np.cos(YAW), np.sin(YAW), 0])
-    away = np.array([-np.sin(YAW) * np.cos(PITCH), np.cos(YAW) * np.cos(PITCH), -np.sin(PITCH)])
-    return np.stack([np.cross(away, right), right, away], axis=1)
-
-
-def _normals(field: np.ndarray, at: tuple[np.ndarray, ...]) -> np.ndarray:  # (pixels, pixels, 3)
+def _find_normals(
+    field: np.ndarray, at: tuple[np.ndarray, ...]
+) -> np.ndarray:  # (pixels, pixels, 3)
     """Outward unit normals (right, up, towards the viewer) of a field that is positive inside."""
     parts = []
     for axis, index in enumerate(at):
@@ -123,22 +125,8 @@ def _normals(field: np.ndarray, at: tuple[np.ndarray, ...]) -> np.ndarray:  # (p
     return normal / np.maximum(np.linalg.norm(normal, axis=-1, keepdims=True), 1e-9)
 
 
-def _shade(normals: np.ndarray) -> np.ndarray:
-    return AMBIENT + DIFFUSE * np.clip(normals @ (LIGHT / np.linalg.norm(LIGHT)), 0, 1)
-
-
-def _half_way() -> np.ndarray:
-    """Between the light and the viewer: normals this way shine (Blinn 1977)."""
-    half = LIGHT / np.linalg.norm(LIGHT) + (0, 0, 1)
-    return half / np.linalg.norm(half)
-
-
-def _openness(depth: np.ndarray, hit: np.ndarray) -> np.ndarray:
+def _find_openness(depth: np.ndarray, hit: np.ndarray) -> np.ndarray:
     """Darken what lies deeper than its surroundings, as corners are in daylight."""
     weight = ndimage.gaussian_filter(hit.astype(float), 6)
     around = ndimage.gaussian_filter(depth * hit.astype(float), 6) / np.maximum(weight, 1e-6)
     return np.clip(1 - 2.5 * (depth - around) / SIDE, 0.6, 1.05)
-
-
-def _rgb(colour: str) -> list[float]:
-    return [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]

@@ -1,7 +1,6 @@
-"""Small pictures of slices, true to millimetres, with labels on top.
+"""Slices of volumes: cutting, drawing and encoding them, the right way up and true to millimetres.
 
-A picture is uint8 (rows, columns, 3), the right way up (see `picture`). A page holds pictures as
-data URIs, so that nothing is fetched and nothing leaves.
+Display follows the radiological habit: anterior (or superior) up, the patient's right on the left.
 """
 
 from __future__ import annotations
@@ -17,16 +16,23 @@ from scipy import ndimage
 
 from synth.data.labels import to_classes
 from synth.data.volume import Volume
-from synth.pictures.montage import LABEL_COLOURS, MASK_COLOURS, PLANES, display_planes
 
+BACKGROUND, INK = "#101014", "#d8d8dc"
+LABEL_COLOURS = {1: "#e5484d", 2: "#46a758", 3: "#f5d90a"}  # NCR, ED, ET
+MASK_COLOURS = {1: "#3ec8f5"}
+LABEL_OPACITY = 0.45
 SIDE = 176
-"""Pixels of the longer side."""
+"""Pixels of the longer side of a picture."""
 QUALITY = 78
-LABEL_SHARE = 0.45
 BRIGHTEST = 99.5
+"""Percentile of the tissue that is drawn white."""
 
 # plane → the world axes (0 right, 1 anterior, 2 superior) of its rows, columns and normal
-_WORLD = {"axial": (1, 0, 2), "coronal": (2, 0, 1), "sagittal": (2, 1, 0)}
+_WORLD_AXES = {"axial": (1, 0, 2), "coronal": (2, 0, 1), "sagittal": (2, 1, 0)}
+PLANES = tuple(_WORLD_AXES)
+
+Frame = tuple[slice, slice]
+"""The rows and columns that a slice is cropped to."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,120 +44,145 @@ class Overlay:
     outline: bool = False
 
 
-def tumour_overlay(labels: Volume, scheme: str, *, outline: bool = False) -> Overlay:
+def tumour_overlay(labels: Volume, scheme: str) -> Overlay:
     """Return an overlay of a label map: NCR red, ED green, ET yellow, whatever its numbers."""
-    shown = to_classes(labels.data, scheme)
-    return Overlay(volume=labels.with_data(shown), colours=LABEL_COLOURS, outline=outline)
+    classes = to_classes(labels.data, scheme)
+    return Overlay(volume=labels.with_data(classes), colours=LABEL_COLOURS)
 
 
-def mask_overlay(mask: Volume, *, outline: bool = True) -> Overlay:
-    """Return an overlay of a mask."""
+def mask_overlay(mask: Volume) -> Overlay:
+    """Return an overlay that outlines a mask."""
     numbers = mask.with_data(mask.data.astype(np.uint8))
-    return Overlay(volume=numbers, colours=MASK_COLOURS, outline=outline)
+    return Overlay(volume=numbers, colours=MASK_COLOURS, outline=True)
 
 
-def window_of(volume: Volume, inside: np.ndarray | None = None) -> tuple[float, float]:
-    """Return the grey values of black and white: up to the 99.5th percentile of what is there."""
-    values = volume.data[volume.data > 0] if inside is None else volume.data[inside]
-    low = min(0.0, float(volume.data.min(initial=0)))
-    high = float(np.percentile(values, BRIGHTEST)) if values.size else float(volume.data.max())
+def grey_window(values: np.ndarray) -> tuple[float, float]:
+    """Return the values of black and white: up to the 99.5th percentile of what is above zero."""
+    inside = values[values > 0]
+    low = min(0.0, float(values.min(initial=0)))
+    high = float(np.percentile(inside, BRIGHTEST)) if inside.size else float(values.max())
     return low, max(high, low + 1e-6)
 
 
-def depth(volume: Volume, plane: str) -> int:
+def parse_colour(colour: str) -> np.ndarray:
+    """Return red, green and blue, each 0 to 255, of #rrggbb."""
+    return np.array([int(colour[i : i + 2], 16) for i in (1, 3, 5)])
+
+
+def find_axis(volume: Volume, plane: str) -> int:
+    """Return the array axis that the slices of a plane are counted along."""
+    return _find_axes(volume, plane)[2][0]
+
+
+def count_slices(volume: Volume, plane: str) -> int:
     """Return how many slices a plane has."""
-    return volume.shape[array_axis(volume, plane)]
+    return volume.shape[find_axis(volume, plane)]
 
 
-def array_axis(volume: Volume, plane: str) -> int:
-    """Return the array axis that a plane's slices are counted along."""
-    return _dimensions(volume)[_WORLD[plane][2]]
+def count_voxels(mask: Volume, plane: str) -> np.ndarray:
+    """Return the number of voxels above zero in each slice of a plane."""
+    axis = find_axis(mask, plane)
+    return (mask.data[0] > 0).sum(axis=tuple(a for a in range(3) if a != axis))
 
 
-def fullest(mask: Volume, plane: str) -> int:
+def find_fullest(mask: Volume, plane: str) -> int:
     """Return the slice that holds most of a mask, the middle one if it is empty."""
-    axis = array_axis(mask, plane)
-    counts = (mask.data[0] > 0).sum(axis=tuple(a for a in range(3) if a != axis))
+    counts = count_voxels(mask, plane)
     return int(counts.argmax()) if counts.any() else len(counts) // 2
 
 
-def height(volume: Volume, plane: str, index: int) -> float:
+def find_middle(mask: np.ndarray) -> list[int]:  # (X, Y, Z)
+    """Return the voxel in the middle of a mask, that of the grid if it is empty."""
+    if not mask.any():
+        return [n // 2 for n in mask.shape]
+    return np.rint(np.argwhere(mask).mean(axis=0)).astype(int).tolist()
+
+
+def find_height(volume: Volume, plane: str, index: int) -> float:
     """Return where a slice is: 0 is the lowest (rear, left) one, 1 the highest (front, right)."""
-    share = index / max(depth(volume, plane) - 1, 1)
-    return share if _is_upwards(volume, plane) else 1 - share
+    share = index / max(count_slices(volume, plane) - 1, 1)
+    return share if _find_axes(volume, plane)[2][1] else 1 - share
 
 
-def slice_at(volume: Volume, plane: str, height: float) -> int:
+def find_slice(volume: Volume, plane: str, height: float) -> int:
     """Return the slice that is at a height: on grids that agree, the same slice."""
-    share = height if _is_upwards(volume, plane) else 1 - height
-    return round(share * (depth(volume, plane) - 1))
+    share = height if _find_axes(volume, plane)[2][1] else 1 - height
+    return round(share * (count_slices(volume, plane) - 1))
 
 
-def cut(volume: Volume, plane: str, index: int, channel: int = 0) -> np.ndarray:
-    """Return one slice for display."""
-    axis = array_axis(volume, plane)
+def find_frame(inside: np.ndarray, margin: int = 2) -> Frame:
+    """Return a square around what is there, where the image allows one: all heads fill alike."""
+    places = np.argwhere(inside)
+    if not len(places):
+        return slice(None), slice(None)
+    middle = (places.min(axis=0) + places.max(axis=0) + 1) // 2
+    half = int((np.ptp(places, axis=0).max() + 1) // 2 + margin)
+    row, column = (slice(max(0, m - half), m + half) for m in middle.tolist())
+    return row, column
+
+
+def cut_slice(volume: Volume, plane: str, index: int) -> np.ndarray:
+    """Return one slice of the first channel: rows run downwards, columns to the viewer's right.
+
+    The affine says which way is up; oblique volumes are shown along their nearest axes.
+    """
+    (row, is_up), (column, is_forward), (axis, _) = _find_axes(volume, plane)
     index = min(max(index, 0), volume.shape[axis] - 1)
-    # A slab of one slice: cutting the other two planes of a whole volume would copy all of it.
-    where = [slice(None)] * 3
-    where[axis] = slice(index, index + 1)
-    slab = volume.with_data(volume.data[channel][tuple(where)])
-    return display_planes(slab)[PLANES.index(plane)]
+    image = np.moveaxis(volume.data[0], axis, 0)[index]  # a view: np.take would copy the volume
+    image = image.T if row > column else image
+    image = image[::-1] if is_up else image
+    # All planes look at the patient: right (or anterior) is on the viewer's left.
+    return image[:, ::-1] if is_forward else image
 
 
-def draw(
+def cut_planes(volume: Volume, centre: Sequence[int]) -> list[np.ndarray]:
+    """Return the axial, coronal and sagittal slices through a voxel."""
+    return [cut_slice(volume, plane, centre[find_axis(volume, plane)]) for plane in PLANES]
+
+
+def draw_slice(
     volume: Volume,
     plane: str,
     index: int,
     *,
     window: tuple[float, float] | None = None,
     overlay: Overlay | None = None,
-    frame: tuple[slice, slice] = (slice(None), slice(None)),
+    frame: Frame = (slice(None), slice(None)),
     side: int = SIDE,
+    heat: bool = False,
 ) -> np.ndarray:
-    """Draw one slice of a scan.
+    """Draw one slice as uint8 (rows, columns, 3).
 
     Args:
         volume: the scan.
         plane: axial, coronal or sagittal.
-        index: slice, counted along `array_axis`.
-        window: grey values of black and white [`window_of`].
+        index: slice, counted along `find_axis`.
+        window: values of black and white [`grey_window`].
         overlay: labels to lay on it.
         frame: rows and columns to crop to.
         side: pixels of the longer side, whatever the voxel size.
+        heat: in the colours of heat rather than in greys: an error or a spread.
     """
-    low, high = window or window_of(volume)
-    plain = np.clip(
-        (cut(volume, plane, index)[frame].astype(np.float32) - low) / (high - low), 0, 1
-    )
-    shape = _pixels(volume, plane, plain.shape, side)
-    picture = np.repeat(_resized(plain, shape, smooth=True)[..., None] * 255, 3, axis=2)
+    low, high = window or grey_window(volume.data)
+    plain = (cut_slice(volume, plane, index)[frame].astype(np.float32) - low) / (high - low)
+    shape = _count_pixels(volume, plane, plain.shape, side)
+    plain = _resize(np.clip(plain, 0, 1), shape, smooth=True)
+    picture = colour_heat(plain) * 255 if heat else np.repeat(plain[..., None] * 255, 3, axis=2)
     if overlay is not None:
-        labels = cut(overlay.volume, plane, index)[frame].astype(np.float32)
-        labels = _resized(labels, shape, smooth=False).astype(np.uint8)
-        _blend(picture, labels, overlay)
+        labels = cut_slice(overlay.volume, plane, index)[frame].astype(np.float32)
+        _blend(picture, _resize(labels, shape, smooth=False).astype(np.uint8), overlay)
     return picture.round().astype(np.uint8)
 
 
-def heat(
-    volume: Volume,
-    plane: str,
-    index: int,
-    *,
-    limit: float,
-    frame: tuple[slice, slice] = (slice(None), slice(None)),
-    side: int = SIDE,
-) -> np.ndarray:
-    """Draw one slice of an error or a spread: black at 0, white at `limit`."""
+def colour_heat(values: np.ndarray) -> np.ndarray:
+    """Colour 0 to 1 from black over red to white: (rows, columns) → (rows, columns, 3)."""
     from matplotlib import colormaps
 
-    plain = np.clip(cut(volume, plane, index)[frame].astype(np.float32) / limit, 0, 1)
-    shape = _pixels(volume, plane, plain.shape, side)
-    coloured = colormaps["inferno"](_resized(plain, shape, smooth=True))[..., :3]
-    return (coloured * 255).round().astype(np.uint8)
+    return colormaps["inferno"](values)[..., :3]
 
 
-def data_uri(picture: np.ndarray, *, quality: int = QUALITY) -> str:
-    """Encode a picture: WebP, or PNG where Pillow was built without it."""
+def encode_picture(picture: np.ndarray, *, quality: int = QUALITY) -> str:
+    """Return a picture as a data URI: WebP, or PNG where Pillow was built without it."""
     from PIL import Image, features
 
     kind = "webp" if features.check("webp") else "png"
@@ -161,38 +192,23 @@ def data_uri(picture: np.ndarray, *, quality: int = QUALITY) -> str:
     return f"data:image/{kind};base64,{base64.b64encode(stream.getvalue()).decode()}"
 
 
-def row(pictures: Sequence[np.ndarray], gap: int = 2) -> np.ndarray:
-    """Put pictures side by side on black, middle to middle."""
-    height = max(p.shape[0] for p in pictures)
-    padded = []
-    for picture in pictures:
-        spare = height - picture.shape[0]
-        edges = ((spare // 2, spare - spare // 2), (0, gap), (0, 0))
-        padded.append(np.pad(picture, edges))
-    return np.concatenate(padded, axis=1)[:, :-gap]
+def _find_axes(volume: Volume, plane: str) -> list[tuple[int, bool]]:
+    """Return the array axes of rows, columns and normal, and whether each runs up or forwards."""
+    axes = nib.orientations.io_orientation(volume.affine)
+    along = {int(world): (dim, bool(sign > 0)) for dim, (world, sign) in enumerate(axes)}
+    return [along[world] for world in _WORLD_AXES[plane]]
 
 
-def _is_upwards(volume: Volume, plane: str) -> bool:
-    """Whether the slices of a plane are stored upwards (forwards, from left to right)."""
-    return nib.orientations.io_orientation(volume.affine)[array_axis(volume, plane), 1] > 0
-
-
-def _dimensions(volume: Volume) -> list[int]:
-    """Return the array axis of right, anterior and superior."""
-    towards = nib.orientations.io_orientation(volume.affine)[:, 0].astype(int).tolist()
-    return [towards.index(world) for world in range(3)]
-
-
-def _pixels(volume: Volume, plane: str, shape: tuple[int, ...], side: int) -> tuple[int, int]:
+def _count_pixels(volume: Volume, plane: str, shape: tuple[int, ...], side: int) -> tuple[int, int]:
     """Return the picture's rows and columns: square pixels in millimetres."""
-    dims, spacing = _dimensions(volume), volume.spacing_mm
-    rows, columns, _ = _WORLD[plane]
-    height_mm, width_mm = shape[0] * spacing[dims[rows]], shape[1] * spacing[dims[columns]]
+    (row, _), (column, _), _ = _find_axes(volume, plane)
+    spacing = volume.spacing_mm
+    height_mm, width_mm = shape[0] * spacing[row], shape[1] * spacing[column]
     scale = side / max(height_mm, width_mm, 1e-9)
     return max(1, round(height_mm * scale)), max(1, round(width_mm * scale))
 
 
-def _resized(image: np.ndarray, shape: tuple[int, int], *, smooth: bool) -> np.ndarray:
+def _resize(image: np.ndarray, shape: tuple[int, int], *, smooth: bool) -> np.ndarray:
     from PIL import Image
 
     how = Image.Resampling.BICUBIC if smooth else Image.Resampling.NEAREST
@@ -205,6 +221,5 @@ def _blend(picture: np.ndarray, labels: np.ndarray, overlay: Overlay) -> None:
         area = labels == label
         if overlay.outline:
             area &= ~ndimage.binary_erosion(area)
-        share = 1.0 if overlay.outline else LABEL_SHARE
-        rgb = np.array([int(colour[i : i + 2], 16) for i in (1, 3, 5)])
-        picture[area] = (1 - share) * picture[area] + share * rgb
+        share = 1.0 if overlay.outline else LABEL_OPACITY
+        picture[area] = (1 - share) * picture[area] + share * parse_colour(colour)

@@ -19,6 +19,7 @@ from synth.base.devices import pick
 from synth.base.files import atomic_path
 from synth.base.manifest import manifest
 from synth.data.case import MODALITIES, Case
+from synth.data.volume import Volume
 from synth.evaluate import quality_filter
 from synth.evaluate.common import (
     Evaluation,
@@ -49,8 +50,9 @@ from synth.evaluate.scans.scan_case import (
     real_sets,
 )
 from synth.evaluate.tables import plain_table, write_csv
-from synth.pictures.montage import BACKGROUND as DARK
-from synth.pictures.montage import INK, PLANES, montage, square_around, three_planes
+from synth.pictures.montage import draw_montage
+from synth.pictures.slices import BACKGROUND as DARK
+from synth.pictures.slices import INK, PLANES, cut_planes, find_frame, find_middle
 from synth.training.log import Progress
 
 ROWS = 6
@@ -70,11 +72,14 @@ def panels_of(scans: Scans) -> Panels:
     """Cut three planes of every contrast through the middle of the tumour, or of the brain."""
     tumour = scans.classes > 0 if scans.classes is not None else np.zeros_like(scans.brain)
     middle = tumour if tumour.any() else scans.brain
-    frames = [square_around(plane) for plane in three_planes(scans.brain, mask=middle)]
+    centre = find_middle(middle)
+    brain, *contrasts = (
+        cut_planes(Volume(data=array[None], affine=np.eye(4)), centre)
+        for array in (scans.brain, *scans.image)
+    )
+    frames = [find_frame(plane) for plane in brain]
     return [
-        plane[frame]
-        for image in scans.image
-        for plane, frame in zip(three_planes(image, mask=middle), frames, strict=True)
+        plane[frame] for planes in contrasts for plane, frame in zip(planes, frames, strict=True)
     ]
 
 
@@ -83,7 +88,7 @@ def page(sets: Mapping[str, Sequence[tuple[str, Panels]]], path: Path, *, seed: 
     rows = [(kind, *row) for kind, own in sets.items() for row in own]
     order = np.random.default_rng(seed).permutation(len(rows))
     mixed = [rows[i] for i in order]
-    return montage(
+    return draw_montage(
         [panels for _, _, panels in mixed],
         path,
         row_labels=[f"{kind}\n{name}" for kind, name, _ in mixed],

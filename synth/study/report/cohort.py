@@ -37,7 +37,7 @@ def section(study: Study) -> Section:
 def height_of(case: Case) -> float:
     """Return how high the axial slice with most of the tumour is, of 0 to 1."""
     labels = case.load("seg" if "seg" in case.files else "t1n")
-    return slices.height(labels, "axial", slices.fullest(labels, "axial"))
+    return slices.find_height(labels, "axial", slices.find_fullest(labels, "axial"))
 
 
 def case_strip(case: Case, kind: str = "", *, height: float | None = None) -> Html:
@@ -55,9 +55,9 @@ def case_strip(case: Case, kind: str = "", *, height: float | None = None) -> Ht
         overlay = slices.tumour_overlay(labels, case.scheme)
         panels.append(_panel(case, "labels", first, overlay))
     index = (
-        slices.fullest(labels if labels is not None else first, "axial")
+        slices.find_fullest(labels if labels is not None else first, "axial")
         if height is None
-        else slices.slice_at(first, "axial", height)
+        else slices.find_slice(first, "axial", height)
     )
     heading = tag("h3", f"{case.id}, {kind}" if kind else case.id)
     return tag("div", heading, strip(panels, "axial", index, frame_of(first, "axial")))
@@ -70,11 +70,11 @@ def evenly(items: Sequence[Case], most: int) -> list[Case]:
 
 
 def _panel(case: Case, name: str, volume: Volume, overlay: slices.Overlay | None = None) -> Panel:
-    window = slices.window_of(volume)
+    window = slices.grey_window(volume.data)
     return Panel(
         caption=name,
         alt=f"{name} of {case.id}",
-        drawn=lambda plane, index, frame: slices.draw(
+        drawn=lambda plane, index, frame: slices.draw_slice(
             volume, plane, index, window=window, overlay=overlay, frame=frame
         ),
     )

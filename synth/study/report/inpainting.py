@@ -249,7 +249,7 @@ def _scan(
     return Panel(
         caption=name,
         alt=f"t1n {name} painting",
-        drawn=lambda plane, index, frame: slices.draw(
+        drawn=lambda plane, index, frame: slices.draw_slice(
             volume, plane, index, window=window, overlay=overlay, frame=frame
         ),
     )
@@ -259,7 +259,7 @@ def _heat(name: str, volume: Volume) -> Panel:
     return Panel(
         caption=name,
         alt=f"{name} of the official window",
-        drawn=lambda plane, index, frame: slices.heat(
-            volume, plane, index, limit=LIMIT, frame=frame
+        drawn=lambda plane, index, frame: slices.draw_slice(
+            volume, plane, index, window=(0, LIMIT), frame=frame, heat=True
         ),
     )

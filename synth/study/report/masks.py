@@ -80,11 +80,11 @@ def _in_brain(case: Case, brain: Case) -> Html:
         overlay = slices.mask_overlay(case.load("healthy"))
     else:
         overlay = slices.tumour_overlay(case.load("seg"), case.scheme)
-    picture = slices.draw(
-        scan, "axial", slices.fullest(overlay.volume, "axial"), overlay=overlay,
+    picture = slices.draw_slice(
+        scan, "axial", slices.find_fullest(overlay.volume, "axial"), overlay=overlay,
         frame=frame_of(scan, "axial"),
     )  # fmt: skip
-    return figure(image(slices.data_uri(picture), f"mask in the brain, {case.id}"), case.id)
+    return figure(image(slices.encode_picture(picture), f"mask in the brain, {case.id}"), case.id)
 
 
 def _tiles(found: Source) -> Html:
