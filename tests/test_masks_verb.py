@@ -104,7 +104,7 @@ def without_tumours(data: Path) -> None:
         (None, ["--components", "0.5", "0.4"], "which sum to 1"),
         (None, ["--mass-effect"], "only a tumour pushes"),
         (None, ["--only-generated"], "give one of them"),
-        (None, ["--only-real-seg", "yes"], "neither True nor False"),
+        (None, ["--only-real-seg", "yes"], "invalid choice: 'yes'"),
         (
             lambda data: shutil.copytree(data / GOOD, data / "x"),
             [],

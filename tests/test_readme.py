@@ -21,8 +21,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from synth.cli import VERBS, function, main, settings_of
-from synth.cli.parser import build
+from synth.cli import VERBS, look_up, main
 from synth.data.split import read_split
 from synth.data.volume import Volume
 from synth.training.log import read_metrics
@@ -214,13 +213,10 @@ def test_every_verb_is_parsed_as_printed(block: Block) -> None:
 
 
 def parse(words: list[str]) -> None:
-    if "--" in words:  # of sweep and launch: another command follows
-        parse(words[words.index("--") + 1 :])
-        words = words[: words.index("--")]
-    verb, *rest = words
-    work = function(verb)
-    settings = settings_of(verb, rest)
-    build(work, prog=f"synth {verb}", settings=settings).parse(rest)
+    call = look_up(words)
+    call.parse()
+    if call.command:  # of sweep and launch
+        parse(list(call.command))
 
 
 @pytest.mark.parametrize(("where", "line"), sorted(set(MODES)))

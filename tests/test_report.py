@@ -23,8 +23,7 @@ from segmentation.comparison import results
 from synth.base.errors import SynthError
 from synth.base.files import read_json, write_json
 from synth.base.manifest import manifest
-from synth.cli import function, main
-from synth.cli.parser import build
+from synth.cli import look_up, main
 from synth.data.volume import Volume
 from synth.evaluate.inpainting import evaluate_inpainting
 from synth.evaluate.masks import evaluate_masks
@@ -525,8 +524,7 @@ def test_a_missing_part_is_one_line_with_a_command_that_parses(
     for part in set(PARTS) - {"cohort"}:
         command = PARTS[part].format(tmp_path / "s")
         assert words.count(command) == 1, part
-        verb, *rest = command.split()[1:]
-        build(function(verb), prog=verb).parse(rest)
+        look_up(command.split()[1:]).parse()
     assert sum(own.get("class") == "missing" for _, own in read.tags) >= len(PARTS) - 1
 
 

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from synth.cli import function, settings_of
-from synth.cli.parser import Parser, build
+from synth.cli import look_up
+from synth.cli.parser import Parser
 
 ROOT = Path(__file__).parents[1]
 
@@ -162,9 +162,7 @@ def verbs() -> dict[str, tuple[list[str], list[str]]]:
 
 
 def parser_of(words: list[str]) -> Parser:
-    work = function(words[0])
-    settings = settings_of(words[0], words[1:])
-    return build(work, prog="synth", settings=settings)
+    return look_up(words).parser
 
 
 @pytest.mark.parametrize("mode", verbs())

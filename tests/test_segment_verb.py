@@ -25,8 +25,7 @@ from segmentation.inference.segment import Plan, load, scans_of, segment
 from segmentation.predict import probabilities
 from synth.base.files import atomic_path, file_hash, read_json
 from synth.checkpoints import checkpoint
-from synth.cli import function, main
-from synth.cli.parser import build
+from synth.cli import look_up, main
 from synth.data.case import MODALITIES, Case, discover
 from synth.data.labels import REGIONS, region
 from synth.data.split import Entry, Split, write_split
@@ -513,8 +512,7 @@ def test_a_folder_that_cannot_be_written_is_told(
 
 
 def test_the_defaults_of_the_verb_are_those_of_the_rules() -> None:
-    parser = build(function("segment"), prog="synth segment")
-    values = parser.parse(["data", "-o", "out", "--models", "m"])
+    values = look_up(["segment", "data", "-o", "out", "--models", "m"]).parse()
     names = ("thresholds", "min_ml", "min_probability", "most", "small_et_ml")
     assert Postprocessing.of_words(**{n: values[n] for n in names}) == Postprocessing()
     assert (values["tta"], values["overlap"]) == (Plan().tta, Plan().overlap)

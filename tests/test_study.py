@@ -19,8 +19,7 @@ import numpy as np
 import pytest
 
 from synth.base.errors import SynthError
-from synth.cli import function, main, settings_of
-from synth.cli.parser import build
+from synth.cli import look_up, main
 from synth.data import split as folds
 from synth.data.case import Case, discover
 from synth.data.split import Entry, Split, read_split, write_split
@@ -57,10 +56,7 @@ PLANS = ("demo", "from scratch", "tiny", "brats23", "one fold", "slurm", "slurm,
 
 
 def parsed(words: Sequence[str]) -> dict:
-    verb, *rest = words
-    work = function(verb)
-    settings = settings_of(verb, rest)
-    return build(work, prog=f"synth {verb}", settings=settings).parse(rest)
+    return look_up(words).parse()
 
 
 def verbs(stages: Sequence[Stage]) -> Iterator[tuple[str, list[str]]]:

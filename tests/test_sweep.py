@@ -13,8 +13,7 @@ from synth.base import families
 from synth.base.config import from_dict, to_dict
 from synth.base.errors import SynthError
 from synth.checkpoints import checkpoint
-from synth.cli import main, models
-from synth.cli.parser import build
+from synth.cli import look_up, main
 from synth.cli.sweep import _job_commands
 from synth.cli.sweep import sweep as sweep_verb
 from synth.jobs.job import Options
@@ -30,6 +29,7 @@ from synth.jobs.sweep import (
 from synth.jobs.sweep_space import Range, flags, grid, read_space
 from synth.training.config import TrainConfig
 from synth.training.log import read_metrics
+from synth.training.settings import resolve as resolve_settings
 from synth.training.stopping import Stop
 from tests import toy_recipe, toy_train
 from tests.conftest import write_case
@@ -104,8 +104,7 @@ def test_flags_say_what_the_settings_say():
         "lr": 3e-5, "patch": [16, 32, 48], "deep_supervision": False, "loss": "dice_ce",
         "freeze": [], "reset": ["heads", "dec3"], "steps": 7, "keep": "", "init_from": "-odd=name",
     }  # fmt: skip
-    parser = build(models.train, prog="train", settings=models.train_settings(["segmentation"]))
-    values = parser.parse(["segmentation", "--data=x", *flags(settings)])
+    values = look_up(["train", "segmentation", "--data=x", *flags(settings)]).parse()
     given = {name: values[name] for name in settings}
     assert {k: v for k, v in values.items() if k in settings and v is not None} == given == settings
 
@@ -315,7 +314,7 @@ def test_the_verb_trains_a_real_family_and_goes_on_after_a_stop(
     assert f"2 of 2 trials done → {out}/best" in told.out
     (best,) = (out / "best").iterdir()
     facts = checkpoint.read_metadata(best)
-    wanted = models.resolved("segmentation", "tiny", {"patch": [16] * 3, "width": 4})[1]
+    wanted = resolve_settings("segmentation", "tiny", {"patch": [16] * 3, "width": 4})[1]
     lr = read_rows(open_sweep(out))[0].settings["lr"]
     assert facts["config"] == to_dict(wanted) | {"augment": "none", "lr": lr}
     from_dict(type(wanted), facts["config"])

@@ -21,13 +21,13 @@ from segmentation.config import PRESETS
 from segmentation.data import SegmentationData
 from synth.base.config import to_dict
 from synth.checkpoints import checkpoint
-from synth.cli import main
-from synth.cli.models import resolved, train, train_settings
-from synth.cli.parser import build
+from synth.cli import look_up, main
+from synth.cli.train import train
 from synth.data.case import MODALITIES, discover
 from synth.data.split import data_hash, hold_out, read_split
 from synth.data.volume import Volume
 from synth.evaluate.inpainting import evaluate_inpainting
+from synth.training.settings import resolve
 
 WEIGHTS = Path(__file__).parents[1] / "weights"
 BASE = WEIGHTS / "ddpm_lora"
@@ -65,10 +65,9 @@ def test_the_command_on_a_card_gives_the_settings_of_the_weights(folder: Path) -
     assert facts["command"] in (folder / "README.md").read_text()
     words = shlex.split(facts["command"].replace("--lora-from ddpm_lora", f"--lora-from {BASE}"))
     assert words[:2] == ["synth", "train"]
-    parser = build(train, prog="synth train", settings=train_settings(words[2:]))
-    values = parser.parse(words[2:])
+    values = look_up(words[1:]).parse()
     asked = {k: v for k, v in values.items() if k not in inspect.signature(train).parameters}
-    preset, config, loop = resolved(facts["family"], values["preset"], asked)
+    preset, config, loop = resolve(facts["family"], values["preset"], asked)
     later = set(to_dict(config)) - set(facts["config"])  # settings that came after these weights
     assert later <= {"heads", "exclude", "holes"}
     told = {k: v for k, v in to_dict(config).items() if k not in {"lora_from", *later}}

@@ -1,16 +1,25 @@
-"""From the files of a case to what is painted: its scans, and the hole in them."""
+"""The files of a case: the scans and the hole to read, the painted scans to write."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from synth.base.errors import SynthError
+from synth.base.files import file_hash, write_json
+from synth.base.manifest import manifest
 from synth.data.case import Case, guess_scheme, split_name
 from synth.data.labels import region
 from synth.data.tumour_mask import dilated_tumour
 from synth.data.volume import Volume
+from synth.jobs.cases import Output, run_cases
+from synth.training.log import counted
 from wdm3d.data import load_images
+
+if TYPE_CHECKING:
+    from synth.checkpoints.checkpoint import Checkpoint
+    from wdm3d.config import SamplerOptions
 
 
 def case_of(
@@ -42,6 +51,66 @@ def hole_of(case: Case, image: Volume) -> Volume:
     image.require_same_grid(labels, ("image", "seg"))
     tumour = region(labels.data[0], case.scheme, "WT")
     return labels.with_data(dilated_tumour(tumour, image.spacing_mm))
+
+
+def paint_cases(
+    cases: Sequence[Case],
+    out: Path,
+    loaded: Checkpoint,
+    options: SamplerOptions,
+    *,
+    contrasts: Sequence[str],
+    seed: int,
+    arguments: Mapping[str, Any],
+    force: bool = False,
+) -> int:
+    """Paint every case that is not done; return how many failed.
+
+    Args:
+        cases: what to paint.
+        out: folder to write into; records go to a folder of their own in it, because a challenge's
+            container may put nothing beside the scans.
+        loaded: the model.
+        options: how to sample.
+        contrasts: the scans to paint.
+        seed: seed of every draw, together with the case's id.
+        arguments: what else to note in the records; `brain` is the brain mask of a single scan.
+        force: paint finished cases again.
+    """
+    from wdm3d.generate import inpaint
+
+    settings = {"seed": seed, "weights": file_hash(loaded.path), **vars(options)}
+
+    def path(case: Case, contrast: str, kind: str = "inference") -> Path:
+        return out / f"{case.id}-{contrast}-{kind}.nii.gz"
+
+    def record(case: Case) -> Path:
+        return out / "records" / f"{case.id}.json"
+
+    def save(volume: Volume, case: Case, kind: str) -> None:
+        for channel, contrast in reversed(list(zip(volume.data, contrasts, strict=True))):
+            volume.with_data(channel).save(path(case, contrast, kind))
+
+    def outputs(case: Case) -> list[Output]:
+        return [Output(path=path(case, contrasts[0]), record=record(case), settings=settings,
+                       inputs=lambda: sources_of(case, contrasts))]  # fmt: skip
+
+    def paint(case: Case) -> str:
+        image = scans_of(case, contrasts)
+        result = inpaint(
+            image, hole_of(case, image), model=loaded, seed=seed, options=options, name=case.id,
+            brain=arguments.get("brain"),
+        )  # fmt: skip
+        facts, sources = result.facts, sources_of(case, contrasts)
+        write_json(record(case), manifest("inpaint", {**arguments, **settings}, sources, **facts))
+        if result.spread is not None:
+            save(result.spread, case, "sd")
+        save(result.image, case, "inference")  # its presence means done
+        brain = f", brain {facts['brain']}" if "brain" in facts else ""
+        counts = f"{counted(facts['regions'], 'hole')}, {counted(facts['network_calls'], 'call')}"
+        return f"{counts}{brain}, {facts['seconds']} s"
+
+    return run_cases(cases, paint, outputs, force=force)
 
 
 def _scans(case: Case, contrasts: Sequence[str]) -> tuple[str, ...]:

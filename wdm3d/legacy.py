@@ -28,6 +28,12 @@ BLOCKS_PER_LEVEL = 2
 MODE_OF_CHANNELS = {BANDS: "default", 2 * BANDS: "always_known_healthy", 4 * BANDS: "contrast"}
 LEVELS = {5: (1, 2, 2, 4, 4), 6: (1, 2, 2, 4, 4, 4)}
 CROPS = {5: 128, 6: 256}
+# STEPS_SCHEDULER of the solution → (sampler, spacing)
+SCHEDULERS = {
+    "DPM_plus_plus_2M_Karras": ("dpmpp_2m", "karras"),
+    "linear": ("ddpm", "uniform"),
+    "None": ("ddpm", "uniform"),
+}
 
 
 def recognise(weights: Mapping[str, Tensor]) -> bool:
@@ -102,3 +108,28 @@ def translate(settings: Mapping[str, Any]) -> dict[str, Any]:
     if name not in known:
         raise SynthError(f"unknown mode '{name}'", hint=did_you_mean(name, (*known, *MODES)))
     return settings
+
+
+def read_scheduler(word: str | None) -> dict[str, str]:
+    """Return the sampler and spacing of a STEPS_SCHEDULER of the solution."""
+    if word is None:
+        return {}
+    if word not in SCHEDULERS:
+        raise SynthError(
+            f"STEPS_SCHEDULER {word} never worked and is not taken over",
+            hint=did_you_mean(word, SCHEDULERS),
+        )
+    sampler, spacing = SCHEDULERS[word]
+    return {"sampler": sampler, "spacing": spacing}
+
+
+def require_trained_as(config: Config, name: str, **wanted: str | None) -> None:
+    """Refuse a model of another mode or schedule: neither can be changed after training."""
+    wanted = translate(wanted)
+    for field in ("mode", "schedule"):
+        own = getattr(config, field)
+        if wanted.get(field) not in (None, own):
+            raise SynthError(
+                f"{name} was trained with {field} {own}, not {wanted[field]}",
+                hint="leave it out: a checkpoint knows what it was trained as",
+            )

@@ -50,3 +50,12 @@ def manifest(
         "git_commit": git_commit(),
         **facts,
     }
+
+
+def gpu_names() -> list[str]:
+    """Return the names of NVIDIA's GPUs, from their driver: importing torch takes seconds."""
+    words = ["nvidia-smi", "--query-gpu=name", "--format=csv,noheader"]
+    if not shutil.which(words[0]):
+        return []
+    answer = subprocess.run(words, capture_output=True, text=True, check=False)
+    return answer.stdout.splitlines() if answer.returncode == 0 else []

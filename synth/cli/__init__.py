@@ -13,82 +13,85 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from synth.base.config import did_you_mean
 from synth.base.errors import SynthError
 from synth.base.version import __version__
 
+if TYPE_CHECKING:
+    from synth.cli.parser import Parser
+
 
 @dataclass(frozen=True)
 class Verb:
-    """Where a verb is; the function has the verb's name."""
+    """Where a verb is: a function of its own name, or one for each kind."""
 
     module: str
     about: str
+    kinds: tuple[str, ...] = ()
+    """Sub-verbs, each a function of its own name."""
     settings: str = ""
-    """Function of that module: words → dataclasses whose fields are flags, too."""
+    """Function of that module: words → dataclasses whose fields are options, too."""
 
 
 VERBS = {
-    "demo": Verb("synth.cli.study", "the whole story on made-up patients, in minutes, to one page"),
-    "study": Verb(
-        "synth.cli.study", "the same story on your cohort: fold by fold, nothing leaking"
-    ),
-    "phantom": Verb("synth.cli.data", "write a demo cohort of brains with tumours"),
-    "check": Verb(
-        "synth.cli.data", "examine a data folder: one line a case, what is wrong and how to mend it"
-    ),
-    "split": Verb("synth.cli.data", "deal patients into folds, or put a fold aside"),
+    "demo": Verb("synth.cli.study", "all steps on made-up patients, in minutes, to one page"),
+    "study": Verb("synth.cli.study", "all steps on your patients, fold by fold"),
+    "phantom": Verb("synth.cli.data", "write a cohort of made-up patients"),
+    "check": Verb("synth.cli.data", "check a data folder: one line for each case"),
+    "split": Verb("synth.cli.data", "divide patients into folds, or put a fold aside"),
     "evaluate": Verb(
-        "synth.cli.evaluate", "judge what was made: inpainting, masks, synthesis or segmentation"
+        "synth.cli.evaluate",
+        "judge results: inpainting, masks, segmentation or synthesis",
+        kinds=("inpainting", "masks", "segmentation", "synthesis"),
     ),
     "train": Verb(
-        "synth.cli.models", "train a family on a cohort; the same command resumes", "train_settings"
+        "synth.cli.train",
+        "train a family of models; the same command continues",
+        settings="settings",
     ),
-    "masks": Verb(
-        "synth.cli.masks", "new tumours and healthy masks: drawn from noise, placed in brains"
-    ),
+    "masks": Verb("synth.cli.masks", "draw tumours and healthy masks, and place them in brains"),
     "inpaint": Verb("synth.cli.inpaint", "paint healthy tissue where a mask or a tumour is"),
-    "sample": Verb(
-        "synth.cli.sample", "draw t1n, t1c, t2w and t2f from label maps, as a site's scans look"
-    ),
-    "segment": Verb("synth.cli.segment", "find WT, TC and ET in scans, by one network or several"),
+    "sample": Verb("synth.cli.sample", "draw t1n, t1c, t2w and t2f scans for label maps"),
+    "segment": Verb("synth.cli.segment", "segment tumours in scans, with one network or several"),
     "compare": Verb(
-        "synth.cli.compare",
-        "does synthetic data help? Arms, folds, seeds, and a plain answer",
-        "compare_settings",
+        "synth.cli.compare", "measure whether synthetic data help", settings="settings"
     ),
-    "soup": Verb(
-        "synth.cli.soup", "average the weights of several segmentation checkpoints, where it helps"
-    ),
-    "report": Verb(
-        "synth.cli.report",
-        "one self-contained page about a study: pictures, figures, verdict, cost",
-    ),
-    "view": Verb(
-        "synth.cli.view", "scroll through a case with its labels, or save it as a PNG or GIF"
-    ),
-    "sweep": Verb(
-        "synth.cli.sweep", "train one command with many settings: a grid, or what Optuna proposes"
-    ),
-    "launch": Verb(
-        "synth.cli.sweep", "run a verb in shares, by processes of this machine or on SLURM"
-    ),
-    "convert": Verb(
-        "synth.cli.models", "read the weights of a public project into a checkpoint folder"
-    ),
-    "info": Verb(
-        "synth.cli.models", "show versions, devices, families, presets and verbs, or a checkpoint"
-    ),
+    "soup": Verb("synth.cli.soup", "average the weights of several segmentation checkpoints"),
+    "report": Verb("synth.cli.study", "write the page about a study"),
+    "view": Verb("synth.cli.view", "show a case with its labels, or save it as PNG or GIF"),
+    "sweep": Verb("synth.cli.sweep", "train with many settings: a grid, or proposed by Optuna"),
+    "launch": Verb("synth.cli.sweep", "run a verb in parts, in processes or on SLURM"),
+    "convert": Verb("synth.cli.models", "convert weights of a public project to a checkpoint"),
+    "info": Verb("synth.cli.models", "describe this installation, or a checkpoint"),
 }
+HELP = ("-h", "--help", "--help-all")
+ALIASES = {"scans": "synthesis"}
+"""Other words for kinds."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Call:
+    """A command line that has been looked up: the function, its parser, the words left to parse."""
+
+    function: Callable[..., Any]
+    parser: Parser
+    words: tuple[str, ...]
+    command: tuple[str, ...] = ()
+    """The command line after --, of verbs that run others."""
+
+    def parse(self) -> dict[str, Any]:
+        """Return the values of all arguments."""
+        values = self.parser.parse(self.words)
+        return values | ({"command": self.command} if self.command else {})
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run a verb and return the exit code: 0 done, 2 something the user can mend."""
+    """Run a verb and return the exit code: 0 done, 2 a mistake that the user can correct."""
     words = list(sys.argv[1:] if argv is None else argv)
     try:
-        if not words or words[0] in ("-h", "--help"):
+        if not words or words[0] in HELP:
             print(usage())
             return 0
         if words[0] == "--version":
@@ -110,30 +113,41 @@ def main(argv: Sequence[str] | None = None) -> int:
 def usage() -> str:
     """Return the overview that `synth --help` prints."""
     lines = [f"  {verb:<10} {row.about}" for verb, row in VERBS.items()]
-    return "\n".join(
-        ["usage: synth VERB ...   (synth VERB --help for its flags; synth --version)", "", *lines]
-    )
+    head = "usage: synth VERB ...   (synth VERB --help explains its options; synth --version)"
+    return "\n".join([head, "", *lines])
 
 
-def function(verb: str) -> Callable[..., Any]:
-    """Return the Python function behind a verb."""
+def look_up(words: Sequence[str]) -> Call:
+    """Find the verb of a command line and build its parser."""
+    from synth.cli.parser import build
+
+    verb, *rest = words
     if verb not in VERBS:
         raise SynthError(f"unknown verb '{verb}'", hint=did_you_mean(verb, VERBS))
-    return getattr(importlib.import_module(VERBS[verb].module), verb)
+    row, name, prog = VERBS[verb], verb, f"synth {verb}"
+    if row.kinds:
+        name, *rest = _kind(verb, rest)
+        prog += f" {name}"
+    module = importlib.import_module(row.module)
+    function = getattr(module, name)
+    command: list[str] = []
+    if "command" in inspect.signature(function).parameters and "--" in rest:
+        cut = rest.index("--")
+        rest, command = rest[:cut], rest[cut + 1 :]
+    settings = getattr(module, row.settings)(rest) if row.settings else ()
+    parser = build(function, prog=prog, settings=settings, everything="--help-all" in rest)
+    return Call(function=function, parser=parser, words=tuple(rest), command=tuple(command))
 
 
-def run(verb: str, words: list[str]) -> int:
+def run(verb: str, words: Sequence[str]) -> int:
     """Parse the words of a verb and call it."""
-    from synth.cli.parser import build, bundled
+    from synth.cli.parser import bundle
 
-    work = function(verb)
-    settings = settings_of(verb, words)
-    parser = build(work, prog=f"synth {verb}", settings=settings)
-    parser.add_argument("-v", "--verbose", action="store_true", help="say more")
-    words, command = (
-        _apart(words) if "command" in inspect.signature(work).parameters else (words, [])
-    )
-    values = parser.parse(words) | ({"command": tuple(command)} if command else {})
+    if verb in VERBS and VERBS[verb].kinds and words and words[0] in HELP:
+        print(_usage_of_kinds(verb))
+        return 0
+    call = look_up([verb, *words])
+    values = call.parse()
     if verb == "info":
         values["verbs"] = {name: row.about for name, row in VERBS.items()}
     from synth.training import log
@@ -141,21 +155,27 @@ def run(verb: str, words: list[str]) -> int:
     outermost = not logging.getLogger("synth").handlers  # a verb may run others
     log.configure(1 if values.pop("verbose") else 0)
     try:
-        return int(work(**bundled(work, values)) or 0)
+        return int(call.function(**bundle(call.function, values)) or 0)
     finally:
         if outermost:
             log.silence()
 
 
-def settings_of(verb: str, words: list[str]) -> tuple[type, ...]:
-    """Return the dataclasses whose fields are flags of the verb, too."""
+def _kind(verb: str, words: Sequence[str]) -> list[str]:
+    """Return the words with the name of the sub-verb first."""
+    kinds = VERBS[verb].kinds
+    if not words or words[0].startswith("-"):
+        raise SynthError(f"synth {verb} what?", hint=f"one of: {', '.join(kinds)}")
+    kind = ALIASES.get(words[0], words[0])
+    if kind not in kinds:
+        raise SynthError(f"unknown kind '{words[0]}'", hint=did_you_mean(words[0], kinds))
+    return [kind, *words[1:]]
+
+
+def _usage_of_kinds(verb: str) -> str:
     row = VERBS[verb]
-    if not row.settings:
-        return ()
-    return getattr(importlib.import_module(row.module), row.settings)(words)
-
-
-def _apart(words: list[str]) -> tuple[list[str], list[str]]:
-    """Split at --, after which another verb's command line stands."""
-    cut = words.index("--") if "--" in words else len(words)
-    return words[:cut], words[cut + 1 :]
+    module = importlib.import_module(row.module)
+    lines = [f"  {kind:<14} {(getattr(module, kind).__doc__ or '').splitlines()[0]}"
+             for kind in row.kinds]  # fmt: skip
+    head = f"usage: synth {verb} KIND ...   (synth {verb} KIND --help explains its options)"
+    return "\n".join([head, "", f"{row.about}", "", *lines])

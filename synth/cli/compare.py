@@ -6,7 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from synth.base import families
 from synth.training.config import TrainConfig
+from synth.training.settings import override, preset_of
 
 
 def compare(
@@ -25,41 +27,29 @@ def compare(
     device: str = "auto",
     **settings: Any,
 ) -> int:
-    """Train segmenters with and without synthetic data, and say whether it helped.
+    """Train segmenters with and without synthetic data, and test whether the data help.
 
-    In each fold and by each seed the arms start from the same weights and take the same steps; real
-    crops are the same wherever two arms see real ones. base: real cases alone. synthetic: a share
-    of the training slots goes to the generated cases of the split (fold -1). duplicated: to real
-    cases once more. augmented: to those, fully augmented. An inner part of the training folds
-    chooses the checkpoint, the untouched fold is reported. A generated case made after a tested
-    patient, or by a generator that has seen one, is a leak and is refused. So are weights given as
-    --init-from that were trained on a tested patient; those that do not say whom they have seen, as
-    converted public ones, begin with a warning.
-    Writes summary.json, table.md, per_case.csv, forest-*.png and pairs-*.png; the same command goes
-    on after a kill.
+    All arms start from the same weights and take the same steps. They differ in a share of the
+    training slots. base: only real cases. synthetic: generated cases of the split (fold -1).
+    duplicated: real cases once more. augmented: the same with strong augmentation. The tested fold
+    chooses nothing. Generated cases and --init-from weights that know a tested patient are refused.
+    Writes summary.json, table.md, per_case.csv and plots. The same command continues.
 
     Args:
         data: folder that the paths of the split are relative to.
-        split: decathlon-style JSON with folds, and generated cases as fold -1 with their source and
-            seen_folds (`synth sample --append-to` writes them).
-        out: folder of the study.
-        arms: base and what it is compared with.
-        share: share of the slots that other cases take.
-        folds: folds to test; default all.
-        seeds: trainings of each arm and fold; from one nothing can be concluded.
+        split: split (JSON) with folds and generated cases, as `synth sample --append-to` writes it.
+        out: folder of the comparison.
+        arms: base, and what it is compared with.
+        share: share of the training slots that other cases take.
+        folds: folds to test [all].
+        seeds: trainings of each arm and fold; one alone proves nothing.
         inner_share: share of the training patients that choose the checkpoint.
-        preset: named settings of segmentation; flags below override single ones.
-        tta: average the answers to the eight mirror images.
-        shard: i/n, the i-th of n equal shares of the trainings; the last to finish concludes.
-        device: auto, cpu, cuda, cuda:1 …
-        settings: fields of the segmentation's configuration and of the loop, by name.
+        preset: named settings of segmentation.
+        shard: i/n: the i-th of n equal parts of the trainings.
+        steps: optimizer steps of each training.
     """
-    from synth.base import families
-    from synth.cli.models import override, preset_of
-
-    given = {k: v for k, v in settings.items() if v is not None}
-    config = override(preset_of("segmentation", preset), given)
-    loop = override(families.get("segmentation").training.load()[preset], given)
+    config = override(preset_of("segmentation", preset), settings)
+    loop = override(families.get("segmentation").training.load()[preset], settings)
 
     from segmentation.comparison.results import conclude
     from segmentation.comparison.trainings import Study, begin, run
@@ -92,8 +82,6 @@ def compare(
     return 0
 
 
-def compare_settings(words: Sequence[str]) -> tuple[type, ...]:  # noqa: ARG001
-    """Return the dataclasses whose fields are flags of `compare`."""
-    from synth.base import families
-
+def settings(words: Sequence[str]) -> tuple[type, ...]:  # noqa: ARG001
+    """Return the dataclasses whose fields are options, too."""
     return (families.get("segmentation").config.load(), TrainConfig)

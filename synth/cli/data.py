@@ -18,17 +18,15 @@ def phantom(
     seed: int = 0,
     workers: int = 0,
 ) -> int:
-    """Write a demo cohort: multi-modal brains with tumours, in the challenge layout.
+    """Write a cohort of made-up patients with tumours, in the layout of the challenge.
 
-    Case k is the same however many are made; finished cases are skipped when run again.
+    Case k is the same, however many cases are made. Finished cases are skipped.
 
     Args:
-        out: folder to write into.
         cases: number of cases.
-        size: full is 240×240×155 at 1 mm, small 64³ at 2.8 mm.
+        size: full is 240×240×155 at 1 mm, small is 64³ at 2.8 mm.
         site: B is another hospital: other patients, contrast, noise, bias field and resolution.
         seed: seed of the cohort.
-        workers: processes; 0 uses every core.
     """
     from synth.phantom.cohort import write_cohort
     from synth.training.log import counted
@@ -44,14 +42,13 @@ def phantom(
 def check(
     data_dir: Path, *, split: Path | None = None, scheme: str = "auto", json: bool = False
 ) -> int:
-    """Examine a data folder: one line a case, what is wrong and how to mend it.
+    """Check a data folder: one line for each case, with its problems and how to solve them.
 
-    Exits with 2 when a case has a problem.
+    The exit code is 2 when a case has a problem.
 
     Args:
         data_dir: folder with cases in any BraTS naming.
-        split: examine what this decathlon-style JSON lists instead of everything in the folder.
-        scheme: label scheme (brats2021, brats2023, brats2024, ped2024); auto goes by the case ids.
+        split: check only the cases of this split (JSON).
         json: print one JSON document instead of lines.
     """
     from synth.data.case import discover
@@ -67,15 +64,8 @@ def check(
     findings = []
     for finding in examine(cases):
         findings.append(finding)
-        if json:
-            continue
-        if finding.ok:
-            ml = "" if finding.tumour_ml is None else f", tumour {finding.tumour_ml:g} ml"
-            shape = "×".join(map(str, finding.shape))
-            spacing = "×".join(f"{s:g}" for s in finding.spacing_mm)
-            print(f"{finding.id}: ok ({shape} at {spacing} mm{ml})")
-        for problem, hint in zip(finding.problems, finding.hints, strict=True):
-            print(f"{finding.id}: {problem} → {hint}")
+        if not json:
+            print("\n".join(finding.lines()))
     bad = [f.id for f in findings if not f.ok]
     if json:
         rows = [dataclasses.asdict(f) | {"ok": f.ok} for f in findings]
@@ -100,22 +90,21 @@ def split(
     seed: int = 0,
     force: bool = False,
 ) -> int:
-    """Deal patients into folds, or derive a split from another: without a fold, or of it alone.
+    """Divide patients into folds, or make a split from another one, with or without some folds.
 
-    Paths are relative to the folder that holds both data and the split. Made cases of --split are
-    left out; a split that is there already with the same real cases is left as it is.
+    Paths in a split are relative to the folder that holds both the data and the split. Generated
+    cases of --split are left out. An existing split with the same real cases is not changed.
 
     Args:
         data: folder of cases in any BraTS naming; of a split, what its paths are relative to.
-        out: decathlon-style JSON to write.
-        split: take the cases of this one, and its folds if it has any.
-        folds: how many to deal [5].
-        sizes: patients in each fold, in place of folds.
-        testing: folds that are put aside as testing.
-        only: folds that stay; everybody else is left out.
-        join: splits of the same real cases, whose made cases are gathered.
-        scheme: label scheme; auto goes by the case ids.
-        seed: seed of the dealing.
+        out: split (JSON) to write.
+        split: take the cases of this split, and its folds if it has any.
+        folds: number of folds [5].
+        sizes: number of patients in each fold; instead of --folds.
+        testing: folds that become testing cases.
+        only: folds that stay; all others are left out.
+        join: splits of the same real cases, whose generated cases are collected.
+        seed: seed of the random order of patients.
         force: overwrite another split.
     """
     import os

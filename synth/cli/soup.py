@@ -27,25 +27,21 @@ def soup(
     device: str = "auto",
     force: bool = False,
 ) -> int:
-    """Average the weights of segmentation checkpoints where that helps on cases that choose.
+    """Average the weights of segmentation checkpoints where that is better on given cases.
 
-    A greedy soup begins with the best checkpoint and takes in each next one only if the mean Dice
-    of the cases rises; a uniform one averages all. If no soup is better than the best checkpoint,
-    that one is written and said. The cases that chose must not be reported on afterwards.
+    A greedy soup starts with the best checkpoint and adds each next one only if the mean Dice of
+    the cases rises; a uniform one averages all. If no soup is better than the best checkpoint, that
+    checkpoint is written. Do not report results on the cases that chose.
 
     Args:
-        checkpoints: folders or runs of one network, e.g. trained with other settings or seeds.
-        data: folder with cases to choose on, or that the paths of the split are relative to.
+        checkpoints: folders or runs of one network, trained with other settings or seeds.
+        data: folder with the cases that choose, or that the paths of the split are relative to.
         out: checkpoint folder to write.
         kind: greedy or uniform.
-        split: decathlon-style JSON; with --fold its held-out cases choose.
+        split: split (JSON); with --fold, its held-out cases choose.
         fold: the fold, which none of the checkpoints was trained on.
-        scheme: label scheme; auto goes by the case ids.
-        tta: average the answers to the eight mirror images while choosing.
-        overlap: share of a window that its neighbour sees, too.
         scores: JSON that keeps scores between runs [OUT/scores.json].
-        device: auto, cpu, cuda, cuda:1 …
-        force: write over the checkpoint in OUT.
+        force: overwrite the checkpoint in OUT.
     """
     from synth.checkpoints.checkpoint import WEIGHTS
 
@@ -61,7 +57,7 @@ def soup(
 
     plan = Plan(tta=tta, overlap=overlap)
     made = cook(checkpoints, cases, out, kind=kind, plan=plan, device=pick(device), scores=scores)
-    print(_told(made, kind, len(cases), out))
+    _print_summary(made, kind, len(cases), out)
     return 0
 
 
@@ -75,11 +71,11 @@ def _cases(data: Path, split: Path | None, fold: int | None, scheme: str) -> lis
         cases = discover(data, scheme=scheme)
         require_unique(cases)
     for case in cases:
-        case.path("seg")  # says which is missing, before an hour of work
+        case.path("seg")  # refuses a missing one before an hour of work
     return cases
 
 
-def _told(made: Soup, kind: str, cases: int, out: Path) -> str:
+def _print_summary(made: Soup, kind: str, cases: int, out: Path) -> None:
     from synth.evaluate.tables import plain_table
 
     rows = [["checkpoint", "Dice alone", "soup with it", "kept"]]
@@ -87,12 +83,12 @@ def _told(made: Soup, kind: str, cases: int, out: Path) -> str:
         [r.name, f"{r.alone:.4f}", "" if r.soup is None else f"{r.soup:.4f}", "yes" * r.kept]
         for r in made.rows
     ]
+    print(plain_table(rows))
     if made.gain > 0:
-        verdict = (
+        print(
             f"{kind} soup of {len(made.kept)}: Dice {made.score:.4f}, {made.gain:+.4f} against the "
             f"best alone, {made.best} → {out}"
         )
     else:
-        verdict = f"no soup was better than {made.best} alone: {out} holds that one, unchanged"
-    warning = f"these {cases} cases chose it: do not report on them, expect less on others"
-    return f"{plain_table(rows)}\n{verdict}\n{warning}"
+        print(f"no soup was better than {made.best} alone: {out} holds that one, unchanged")
+    print(f"these {cases} cases chose it: do not report on them, expect less on others")

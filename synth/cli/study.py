@@ -1,13 +1,38 @@
-"""The verbs study and demo."""
+"""The verbs study, demo and report."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from synth.base.errors import SynthError
 from synth.cli.parser import PROGRAM
 from synth.study.stages import DEMO_WEIGHTS, Plan
+
+
+@dataclass(frozen=True, kw_only=True)
+class WeightOptions:
+    """Finished weights, in place of those that are trained; they must not know these patients."""
+
+    label_gan: Path | None = None
+    """finished label_gan checkpoint; it must not have seen these patients."""
+    wdm3d: Path | None = None
+    """the same for inpainting."""
+    base: Path | None = None
+    """the same for scans: a ddpm_lora model, which LoRA adapts."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LaunchOptions:
+    """Where trainings and draws run."""
+
+    launcher: Literal["here", "local", "slurm"] = "here"
+    """where trainings and draws run: here, in local processes, or on SLURM."""
+    shards: int = 4
+    """parts of what can be divided, with a launcher."""
+    cluster: tuple[str, ...] = ()
+    """submitit's parameters: timeout_min=600 slurm_partition=gpu gpus_per_node=1."""
 
 
 def study(
@@ -19,44 +44,33 @@ def study(
     folds: int = 0,
     preset: Literal["tiny", "brats23"] = "tiny",
     from_scratch: bool = False,
-    label_gan: Path | None = None,
-    wdm3d: Path | None = None,
-    base: Path | None = None,
-    launcher: Literal["here", "local", "slurm"] = "here",
-    shards: int = 4,
-    cluster: tuple[str, ...] = (),
+    weights: WeightOptions,
+    launch: LaunchOptions,
     workers: int = 0,
     seed: int = 0,
     device: str = "auto",
     show: bool = False,
 ) -> int:
-    """Tell the whole story of a cohort: masks, brains without tumour, new scans, do they help.
+    """Run all steps on your patients: masks, inpainting, new scans, and whether they help.
 
-    Every stage is one command that also runs alone; --show lists them. Folds are tested in turn,
-    and what serves a fold never sees it: its generators read a split in which that fold is testing.
-    What was done is in OUT/study.json, what was said in OUT/logs, the page in OUT/report.html. The
-    same command goes on wherever it was stopped or killed; a finished study is reported anew.
+    Each stage is one command that also runs alone; --show lists them. Folds are tested in turn. No
+    model that serves a fold has seen it: its generators read a split in which that fold is testing.
 
-    tiny starts from the weights that come with this package, which know phantoms only; brats23
-    trains all that is not given.
+    OUT/study.json says what is done, OUT/logs what was printed, and OUT/report.html is the page.
+    The same command continues after a stop; for a finished study it writes the page again. tiny
+    starts from the weights that come with this package, which know made-up patients only; brats23
+    trains all models.
 
     Args:
         data: folder with cases in any BraTS naming.
         out: folder of the study.
-        split: decathlon-style JSON of the cases, with folds or without.
-        fold: test this fold alone; default all in turn.
-        folds: how many to deal where the split has none [5].
+        split: split (JSON) of the cases, with or without folds.
+        fold: test only this fold [all in turn].
+        folds: number of folds to make where the split has none [5].
         preset: size of every model and training.
         from_scratch: use no weights of this package.
-        label_gan: finished weights for shapes; they must not know these patients.
-        wdm3d: the same for inpainting.
-        base: the same for scans: a ddpm_lora model, which is adapted by LoRA.
-        launcher: where trainings and draws run: here, local processes, or slurm.
-        shards: shares of what can be shared, with a launcher.
-        cluster: submitit's parameters: timeout_min=600 slurm_partition=gpu gpus_per_node=1.
-        workers: processes that place masks; 0 uses every core.
-        seed: seed of the folds and of every draw.
-        device: auto, cpu, cuda, cuda:1 …
+        launcher: where trainings and draws run: here, in local processes, or on SLURM.
+        seed: seed of the folds and of every random draw.
         show: list the commands and do nothing.
     """
     from synth.study.presets import SCALES
@@ -70,13 +84,12 @@ def study(
     plan = Plan(
         out=out, data=data, scale=SCALES[preset], folds=tuple(tested) if fold is None else (fold,),
         split=split, dealt=dealt,
-        label_gan=label_gan or (_shipped("label_gan") if shipped else None),
-        wdm3d=wdm3d or (_shipped("wdm3d") if shipped else None),
-        base=base or (_shipped("ddpm_lora") if shipped else None),
-        launcher=launcher, shards=shards, cluster=cluster, seed=seed, device=device,
-        workers=workers,
+        label_gan=weights.label_gan or (_shipped("label_gan") if shipped else None),
+        wdm3d=weights.wdm3d or (_shipped("wdm3d") if shipped else None),
+        base=weights.base or (_shipped("ddpm_lora") if shipped else None),
+        **vars(launch), seed=seed, device=device, workers=workers,
     )  # fmt: skip
-    return _told(plan, show=show)
+    return _run(plan, show=show)
 
 
 def demo(
@@ -90,21 +103,19 @@ def demo(
     device: str = "auto",
     show: bool = False,
 ) -> int:
-    """Tell the whole story on made-up patients of a new site, in minutes, to one page.
+    """Run all steps on made-up patients of a new site, in minutes, to one page.
 
-    Tumours from noise, holes painted with healthy tissue, an adapter to the new site and scans by
-    it, segmenters with and without them, a verdict. label_gan and wdm3d are used as shipped; only
-    ddpm_lora is fine-tuned, by LoRA. The same command goes on; once all is done, it writes the page
-    anew.
+    Tumours from noise, holes painted with healthy tissue, an adapter to the new site and scans from
+    it, segmenters trained with and without these scans, and the answer. label_gan and wdm3d are
+    used as they are; only ddpm_lora is adapted, with LoRA. The same command continues after a stop;
+    when all is done, it writes the page again.
 
     Args:
         out: folder to write into; the page is report.html there.
-        cases: number of patients; three sevenths of them are tested.
-        from_scratch: train the weights it starts from, too, on patients of another site.
+        cases: number of patients; three of seven are tested.
+        from_scratch: also train the weights it starts from, on patients of another site.
         base: ddpm_lora model to adapt [weights/ddpm_lora].
-        seed: seed of the cohort and of every draw.
-        workers: processes that make patients and place masks; 0 uses every core.
-        device: auto, cpu, cuda, cuda:1 …
+        seed: seed of the cohort and of every random draw.
         show: list the commands and do nothing.
     """
     from synth.study.presets import demo as scale
@@ -119,10 +130,32 @@ def demo(
         base=base or (None if from_scratch else _shipped("ddpm_lora")),
         seed=seed, device=device, workers=workers,
     )  # fmt: skip
-    return _told(plan, show=show)
+    return _run(plan, show=show)
 
 
-def _told(plan: Plan, *, show: bool) -> int:
+def report(study: Path, *, out: Path | None = None, title: str = "") -> int:
+    """Write one self-contained page about a study: pictures, numbers, answer, methods, cost.
+
+    Reads what the other verbs wrote into the folders cohort, masks, masks_eval, tumours, inpainted,
+    inpainted_draws, inpainted_eval, lora, synthetic, synthetic_eval and comparison of STUDY, and
+    study.json. Each of them is optional: the page says which command makes what is missing. The
+    page needs no network. The exit code is 2 when a section could not be written.
+
+    Args:
+        study: folder of the study.
+        out: HTML file to write; an earlier one is replaced [STUDY/report.html].
+        title: heading of the page [the folder's name].
+    """
+    from synth.study.report.page import write_report
+
+    found = write_report(study, out or study / "report.html", title=title)
+    print(f"{found.path} ({found.path.stat().st_size / 2**20:.1f} MB)")
+    for problem in found.problems:
+        print(problem)
+    return 2 if found.problems else 0
+
+
+def _run(plan: Plan, *, show: bool) -> int:
     from synth.study.run import run
     from synth.study.stages import stages_of
 

@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from synth.base.errors import SynthError
-from synth.cli import models
+from synth.cli import train
 from synth.cli.parser import PROGRAM, build
 from synth.training.config import TrainConfig
+from synth.training.settings import resolve as resolve_settings
 
 if TYPE_CHECKING:
     from synth.jobs.sweep import Row, Sweep
@@ -31,28 +32,26 @@ def sweep(
     status: bool = False,
     command: tuple[str, ...] = (),
 ) -> int:
-    """Train one command with many settings, and keep the best checkpoints.
+    """Repeat one training with many settings, and keep the best checkpoints.
 
-    synth sweep OUT --grid lr=1e-3,3e-4 loss=dice_bce,dice_ce -- train segmentation --data DATA
-    synth sweep OUT --optuna lr=1e-4..1e-2 width=8,16 --trials 16 -- train wdm3d --data DATA
+        synth sweep OUT --grid lr=1e-3,3e-4 loss=dice_bce,dice_ce -- train segmentation --data DATA
+        synth sweep OUT --optuna lr=1e-4..1e-2 width=8,16 --trials 16 -- train wdm3d --data DATA
 
-    Settings are fields of the family's configuration and of the loop; the metric is the loop's
-    `keep`. Each trial is a run in OUT/runs, named by its configuration; OUT/best holds the best
-    ones and OUT/table.csv all. The same command goes on, and may run several times at once: every
-    trial is done by one.
+    Settings are fields of the family's configuration and of the training loop; `keep` of the loop
+    is the metric. Each trial is a run in OUT/runs. OUT/best holds the best checkpoints and
+    OUT/table.csv all results. The same command continues; it may run several times at once.
 
     Args:
         out: folder of the sweep.
         grid: field=A,B …: every combination. Brackets for several numbers: patch=[32,32,32].
-        optuna: field=LOW..HIGH or field=A,B …: what Optuna (TPE) proposes.
-        trials: how many Optuna proposes in all.
-        seed: of what Optuna proposes.
-        where: here, one after another; local: processes of this machine; slurm: an array.
-        at_once: trials at the same time; 0: one, on SLURM all of a grid and a quarter of Optuna's.
-        cluster: submitit's parameters: timeout_min=600 slurm_partition=gpu gpus_per_node=1.
+        optuna: field=LOW..HIGH or field=A,B …: values that Optuna (TPE) chooses from.
+        trials: number of trials with Optuna.
+        seed: seed of Optuna's choices.
+        where: here, one after another; local: processes of this machine; slurm: an array of jobs.
+        at_once: trials at the same time; 0: one; on SLURM all of a grid, a quarter of Optuna's.
         retries: further attempts at a trial that failed, was stopped or lost its worker.
-        top: how many checkpoints to gather.
-        status: show the table and do nothing.
+        top: number of checkpoints in OUT/best.
+        status: only show the table.
         command: train FAMILY … without --out; written last, after --.
     """
     from synth.jobs.sweep import open_sweep, read_rows
@@ -66,12 +65,12 @@ def sweep(
         )
     values = _parse_training(command)
     family, preset = values["family"], values["preset"]
-    kinds = models.train_settings(command[1:])
+    kinds = train.settings(command[1:])
     names = {field.name for kind in kinds for field in fields(kind)}  # ty: ignore[invalid-argument-type]
     given = {name: values[name] for name in names & set(values)}
 
     def resolve(settings: Any) -> tuple[str, Any, TrainConfig]:
-        return models.resolved(family, preset, {**given, **settings})
+        return resolve_settings(family, preset, {**given, **settings})
 
     from synth.jobs.job import Options
     from synth.jobs.launch import cluster_options
@@ -117,22 +116,21 @@ def launch(
     status: bool = False,
     command: tuple[str, ...] = (),
 ) -> int:
-    """Run a verb in shares, or once for each of several words, by processes or on SLURM.
+    """Run a verb in parts, or once for each of several words, in processes or on SLURM.
 
-    synth launch JOBS --where slurm --shards 8 -- segment DATA --models RUN --out OUT
-    synth launch JOBS --where slurm --each 0 1 2 -- train wdm3d --fold {} --out runs/{} --data DATA
+        synth launch JOBS --where slurm --shards 8 -- segment DATA --models RUN --out OUT
+        synth launch JOBS --where slurm --each 0 1 -- train wdm3d --data DATA --fold {} --out {}
 
-    JOBS keeps the log of each job. The same command goes on: what is done is left alone.
+    JOBS keeps the log of each job. The same command continues; finished jobs are skipped.
 
     Args:
-        folder: where jobs are claimed and logged.
-        shards: shares of a verb that takes --shard: inpaint, masks, sample, segment, compare.
-        each: words that take the place of {} in the command, one job each.
-        where: here, one after another; local: processes of this machine; slurm: an array.
-        at_once: jobs at the same time; 0: one, or on SLURM all.
-        cluster: submitit's parameters: timeout_min=600 slurm_partition=gpu gpus_per_node=1.
+        folder: folder of the jobs and their logs.
+        shards: number of parts, for verbs with --shard: inpaint, masks, sample, segment, compare.
+        each: words that replace {} in the command, one job each.
+        where: here, one after another; local: processes of this machine; slurm: an array of jobs.
+        at_once: jobs at the same time; 0: one; on SLURM all.
         retries: further attempts at a job that failed, was stopped or lost its worker.
-        status: show the table and do nothing.
+        status: only show the table.
         command: VERB …; written last, after --.
     """
     from synth.evaluate.tables import plain_table
@@ -170,7 +168,7 @@ def _parse_training(command: Sequence[str]) -> dict[str, Any]:
     if not command or command[0] != "train":
         raise SynthError("a sweep varies a training", hint="write it last: -- train FAMILY …")
     words = list(command[1:])
-    parser = build(models.train, prog="synth train", settings=models.train_settings(words))
+    parser = build(train.train, prog="synth train", settings=train.settings(words))
     values = parser.parse(words)
     if values["out"] is not None or values["resume"] is not None:
         raise SynthError("the sweep names the run folders", hint="leave --out and --resume away")

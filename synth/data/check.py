@@ -33,6 +33,16 @@ class Finding:
         """Whether the case can be used."""
         return not self.problems
 
+    def lines(self) -> list[str]:
+        """Return what to print: one line, or one for each problem."""
+        if self.ok:
+            ml = "" if self.tumour_ml is None else f", tumour {self.tumour_ml:g} ml"
+            shape = "×".join(map(str, self.shape))
+            spacing = "×".join(f"{s:g}" for s in self.spacing_mm)
+            return [f"{self.id}: ok ({shape} at {spacing} mm{ml})"]
+        pairs = zip(self.problems, self.hints, strict=True)
+        return [f"{self.id}: {problem} → {hint}" for problem, hint in pairs]
+
 
 def check(cases: Sequence[Case]) -> Iterator[Finding]:
     """Examine every case; problems are collected, not raised."""
