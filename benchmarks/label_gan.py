@@ -22,7 +22,7 @@ from scipy.spatial.transform import Rotation
 from label_gan import lesion_size
 from label_gan.config import Config
 from label_gan.data import LesionData
-from label_gan.distance_maps import levels_of
+from label_gan.distance_maps import from_output
 from label_gan.generate import draw, load
 from label_gan.shape import Shape, signed_distance
 from synth.base.errors import SynthError
@@ -75,7 +75,7 @@ def nested_raw(loaded: Checkpoint, number: int) -> bool:
     if loaded.config.architecture == "ordered":
         size = lesion_size.choose(network.table, stream, None)[None]
     code = torch.randn(1, network.code_length, generator=stream)
-    masks = levels_of(network(code, size)[0], loaded.config) < 0
+    masks = from_output(network(code, size)[0], loaded.config) < 0
     return not (masks[1:] & ~masks[:-1]).any()
 
 

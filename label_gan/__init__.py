@@ -20,16 +20,10 @@ if TYPE_CHECKING:
 
 __all__ = ["Shape", "draw", "load"]
 
-_HOMES = {"Shape": "label_gan.shape", "draw": "label_gan.generate", "load": "label_gan.generate"}
-
 
 def __getattr__(name: str) -> Any:
     """Import a public name when it is first asked for (PEP 562): configurations need no torch."""
-    if name not in _HOMES:
+    if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(_HOMES[name]), name)
-
-
-def __dir__() -> list[str]:
-    """Return the public names, imported yet or not."""
-    return list(__all__)
+    module = "label_gan.shape" if name == "Shape" else "label_gan.generate"
+    return getattr(importlib.import_module(module), name)

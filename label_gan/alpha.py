@@ -23,17 +23,12 @@ class AlphaGenerator(nn.Module):
     def __init__(self, config: Config) -> None:
         super().__init__()
         widths = [config.width * 2**k for k in reversed(range(config.levels))]
-        self.latent = config.latent
+        self.code_length = config.latent
         self.seed = nn.ConvTranspose3d(config.latent, widths[0], SEED_EDGE, bias=False)
         self.blocks = nn.ModuleList(
             nn.Conv3d(inputs, outputs, 3, padding=1, bias=False)
             for inputs, outputs in zip(widths, [*widths[1:], config.channels], strict=True)
         )
-
-    @property
-    def code_length(self) -> int:
-        """Normal numbers that a drawing takes."""
-        return self.latent
 
     def forward(self, code: Tensor, size: Tensor | None = None) -> Tensor:  # (B, latent), ignored
         """Draw soft regions in (-1, 1)."""

@@ -1,4 +1,4 @@
-"""Nested distance maps, negative inside: what the network draws, and how it is read.
+"""Nested distance maps, negative inside: what the network draws, and how labels are read off.
 
 The ordered generator draws the distances of WT ⊃ TC ⊃ NCR; ET is the core without its necrosis, so
 that a rim thinner than a voxel is the space between two smooth surfaces. The alpha generator draws
@@ -6,8 +6,6 @@ soft TC, WT and ET; each is cut to the region around it.
 """
 
 from __future__ import annotations
-
-from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -23,7 +21,7 @@ SOFTNESS_VOXELS = 0.5
 MARGIN = 2  # grid voxels around the lesion that are read
 
 
-def ordered(maps: Tensor) -> Tensor:  # (B, 3, X, Y, Z)
+def nest(maps: Tensor) -> Tensor:  # (B, 3, X, Y, Z)
     """Nest three maps: no point is deeper in an inner region than in the one around it."""
     wt, tc, ncr = maps.unbind(1)
     tc = torch.maximum(tc, wt)
@@ -38,44 +36,37 @@ def soft_classes(maps: Tensor, reach: float) -> Tensor:  # (B, 3, X, Y, Z): ED, 
     return torch.stack([wt - tc, tc - ncr, ncr], dim=1)
 
 
-def levels_of(output: Tensor, config: Config) -> np.ndarray:  # (C, X, Y, Z) → (3, X, Y, Z)
-    """Return a generator's output as levels: of WT, TC, NCR (ordered) or of WT, TC, ET (alpha)."""
-    found = output.float().cpu().numpy()
+def from_output(output: Tensor, config: Config) -> np.ndarray:  # (C, X, Y, Z) → (3, X, Y, Z)
+    """Return a generator's output as maps: of WT, TC, NCR (ordered) or of WT, TC, ET (alpha)."""
+    maps = output.float().cpu().numpy()
     if config.architecture == "ordered":
-        return found
-    nowhere = np.full(found.shape[1:], 0.5, np.float32)
-    parts = [nowhere if c is None else 0.5 - found[c] for c in ALPHA_CHANNELS[len(found)]]
+        return maps
+    nowhere = np.full(maps.shape[1:], 0.5, np.float32)
+    parts = [nowhere if c is None else 0.5 - maps[c] for c in ALPHA_CHANNELS[len(maps)]]
     return np.stack(parts)
 
 
-def labels_on(
-    levels: np.ndarray, config: Config, *, step_mm: float, spacing_mm: float
+def read_labels(
+    maps: np.ndarray, config: Config, *, step_mm: float, spacing_mm: float
 ) -> np.ndarray:
-    """Read levels of step `step_mm` as labels on a grid of another spacing, where the lesion is.
+    """Read maps of step `step_mm` as labels on a grid of another spacing, where the lesion is.
 
-    Cubic interpolation of the levels, not of labels: at 2.8 mm a round trip of real lesions cannot
+    Cubic interpolation of the maps, not of labels: at 2.8 mm a round trip of real lesions cannot
     be told from the lesions by their shape features (MMD² 0.000), trilinear can (0.009).
     """
     ratio = spacing_mm / step_mm
-    inside = np.argwhere(levels[0] < 0)
+    inside = np.argwhere(maps[0] < 0)
     if not len(inside):
         return np.zeros((1, 1, 1), np.uint8)
     first = np.maximum(inside.min(0) - MARGIN, 0)
     last = np.minimum(inside.max(0) + MARGIN, config.grid - 1)
     edges = tuple(np.floor((last - first) / ratio + 1e-6).astype(int) + 1)
     offset = (first + last) / 2 - ratio * (np.array(edges) - 1) / 2
-    read = [
+    wt, tc, third = (
         ndimage.affine_transform(
             level, np.full(3, ratio), offset, output_shape=edges, order=3, mode="nearest"
         )
-        for level in levels
-    ]
-    return from_regions(regions_of(read, config))
-
-
-def regions_of(levels: Sequence[np.ndarray], config: Config) -> np.ndarray:
-    """Return the masks of WT, TC and ET, whatever the levels: each is in the one before."""
-    wt, tc, third = (np.asarray(level) < 0 for level in levels)
-    tc &= wt
-    et = tc & ~third if config.architecture == "ordered" else tc & third
-    return np.stack([wt, tc, et])
+        < 0
+        for level in maps
+    )
+    return from_regions(np.stack([wt, tc, ~third if config.architecture == "ordered" else third]))

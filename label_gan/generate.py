@@ -10,7 +10,7 @@ Sample k depends on (seed, k) alone.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +20,7 @@ from torch import nn
 
 from label_gan import lesion_size
 from label_gan.config import Config
-from label_gan.distance_maps import labels_on, levels_of
+from label_gan.distance_maps import from_output, read_labels
 from label_gan.shape import Shape
 from synth.base.errors import SynthError
 from synth.base.seeding import generator
@@ -35,24 +35,6 @@ LEAST_FILLED = 0.2
 """A lesion fills at least this share of the voxels meant for it; a smaller one is not blown up."""
 
 Facts = dict[str, float | int]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Wish:
-    """What is asked of a drawing; see `draw`."""
-
-    truncation: float = 1.0
-    volume_ml: tuple[float, float] | None = None
-    spacing_mm: float | None = None
-    tries: int = TRIES
-
-    def __post_init__(self) -> None:
-        if self.volume_ml and not 0 < self.volume_ml[0] <= self.volume_ml[1] < np.inf:
-            raise SynthError(
-                f"volume_ml = {self.volume_ml}", hint="two numbers of millilitres, smaller first"
-            )
-        if not self.truncation >= 0:
-            raise SynthError(f"truncation = {self.truncation}", hint="0 or above; 1 is untouched")
 
 
 def load(path: str | Path, device: str = "cpu") -> checkpoint.Checkpoint:
@@ -89,41 +71,59 @@ def draw(
     Yields:
         The shape, and: tries, pieces_dropped, voxels_dropped, voxels_filled.
     """
-    wish = Wish(truncation=truncation, volume_ml=volume_ml, spacing_mm=spacing_mm)
+    if volume_ml and not 0 < volume_ml[0] <= volume_ml[1] < np.inf:
+        raise SynthError(
+            f"volume_ml = {volume_ml}", hint="two numbers of millilitres, smaller first"
+        )
+    if not truncation >= 0:
+        raise SynthError(f"truncation = {truncation}", hint="0 or above; 1 is untouched")
     name = f"{loaded.preset} {loaded.path.parent.name} seed {seed}"
     for number in range(first, first + count):
-        shape, facts = drawn(loaded.model, loaded.config, seed, number, wish)
+        shape, facts = draw_one(
+            loaded.model,
+            loaded.config,
+            seed,
+            number,
+            truncation=truncation,
+            volume_ml=volume_ml,
+            spacing_mm=spacing_mm,
+        )
         yield replace(shape, source=f"{name} sample {number}"), facts
 
 
 @torch.no_grad()
-def drawn(
-    network: nn.Module, config: Config, seed: int, number: int, wish: Wish
+def draw_one(
+    network: nn.Module,
+    config: Config,
+    seed: int,
+    number: int,
+    *,
+    truncation: float = 1.0,
+    volume_ml: tuple[float, float] | None = None,
+    spacing_mm: float | None = None,
+    tries: int = TRIES,
 ) -> tuple[Shape, Facts]:
     """Draw one sample, again while it is empty or of another volume than asked for."""
-    low, high = wish.volume_ml or (0.0, np.inf)
-    voxel_mm = wish.spacing_mm or natural_spacing_mm(network, config)
-    for attempt in range(wish.tries):
-        levels, step_mm = _levels(network, config, generator(seed, "shape", number, attempt), wish)
-        labels, facts = cleaned(labels_on(levels, config, step_mm=step_mm, spacing_mm=voxel_mm))
-        shape = Shape(labels=labels, spacing_mm=voxel_mm)
+    ordered = config.architecture == "ordered"
+    natural_mm = float(network.spacing_mm) if ordered else config.crop_mm / config.grid  # ty: ignore
+    spacing_mm = spacing_mm or natural_mm
+    low, high = volume_ml or (0.0, np.inf)
+    for attempt in range(tries):
+        stream = generator(seed, "shape", number, attempt)
+        maps, step_mm = _draw_maps(network, config, stream, truncation, volume_ml)
+        labels = read_labels(maps, config, step_mm=step_mm, spacing_mm=spacing_mm)
+        labels, facts = clean(labels)
+        shape = Shape(labels=labels, spacing_mm=spacing_mm)
         if labels.any() and low <= shape.volume_ml() <= high:
             return shape.cropped(margin=1), {"tries": attempt + 1, **facts}
-    asked = f"between {low:g} and {high:g} ml " if wish.volume_ml else ""
+    asked = f"between {low:g} and {high:g} ml " if volume_ml else ""
     raise SynthError(
-        f"sample {number}: no shape {asked}in {wish.tries} draws",
+        f"sample {number}: no shape {asked}in {tries} draws",
         hint="ask for a wider range of volumes, or train the model longer",
     )
 
 
-def natural_spacing_mm(network: nn.Module, config: Config) -> float:
-    """Return the voxel of the training cohort, or of the alpha generator's fixed box."""
-    if config.architecture == "ordered":
-        return float(network.spacing_mm)  # ty: ignore
-    return config.crop_mm / config.grid
-
-
-def cleaned(labels: np.ndarray) -> tuple[np.ndarray, Facts]:
+def clean(labels: np.ndarray) -> tuple[np.ndarray, Facts]:
     """Drop specks and fill cavities of the whole tumour (as oedema); count both in voxels."""
     parts, count = ndimage.label(labels, np.ones((3, 3, 3)))
     voxels = np.bincount(parts.ravel(), minlength=count + 1)
@@ -139,24 +139,25 @@ def cleaned(labels: np.ndarray) -> tuple[np.ndarray, Facts]:
     }
 
 
-def _levels(
-    network: nn.Module, config: Config, stream: torch.Generator, wish: Wish
+def _draw_maps(
+    network: nn.Module,
+    config: Config,
+    stream: torch.Generator,
+    truncation: float,
+    volume_ml: tuple[float, float] | None,
 ) -> tuple[np.ndarray, float]:
-    """Return the levels on the network's grid, and the millimetres of its voxel.
+    """Return distance maps on the network's grid, and the millimetres of its voxel.
 
     The ordered generator is asked for a size; its voxel is then chosen so that the whole tumour has
     the volume asked for, whatever the network made of it.
     """
     device = next(network.parameters()).device
-    size = None
-    if config.architecture == "ordered":
-        size = lesion_size.choose(network.table.cpu(), stream, wish.volume_ml)[None]  # ty: ignore
-    code = torch.randn(1, network.code_length, generator=stream) * wish.truncation  # ty: ignore
-    if config.architecture == "ordered":
-        code[:, : network.latent] *= config.spread
-    output = network(code.to(device), None if size is None else size.to(device))[0]
-    levels = levels_of(output, config)
-    if size is None:
-        return levels, config.crop_mm / config.grid
-    voxels = max(int((levels[0] < 0).sum()), int(LEAST_FILLED * (config.grid / config.box) ** 3))
-    return levels, (1000 * lesion_size.volume_ml(size[0]) / voxels) ** (1 / 3)
+    if config.architecture == "alpha":
+        code = torch.randn(1, config.latent, generator=stream) * truncation
+        return from_output(network(code.to(device))[0], config), config.crop_mm / config.grid
+    size = lesion_size.choose(network.table.cpu(), stream, volume_ml)  # ty: ignore
+    code = torch.randn(1, network.code_length, generator=stream) * truncation  # ty: ignore
+    code[:, : config.latent] *= config.spread
+    maps = from_output(network(code.to(device), size[None].to(device))[0], config)
+    voxels = max(int((maps[0] < 0).sum()), int(LEAST_FILLED * (config.grid / config.box) ** 3))
+    return maps, (1000 * lesion_size.volume_ml(size) / voxels) ** (1 / 3)

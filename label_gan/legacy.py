@@ -29,8 +29,9 @@ def convert(
     weights: Mapping[str, Tensor], source_name: str, **overrides: Any
 ) -> tuple[Config, dict[str, Tensor]]:
     """Infer the configuration from the shapes; `overrides` are fields of `Config`."""
+    known = [f.name for f in fields(Config)]
     for key in overrides:
-        if key not in (known := [f.name for f in fields(Config)]):
+        if key not in known:
             raise SynthError(f"unknown setting '{key}'", hint=did_you_mean(key, known))
     for word, names in (("lacks", NAMES.keys() - weights), ("has", weights.keys() - NAMES.keys())):
         if names:

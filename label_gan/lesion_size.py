@@ -33,10 +33,10 @@ def volume_ml(size: Tensor | np.ndarray) -> float:
     return math.exp(float(size[LOG_VOLUME]) * SPREAD + CENTRE)
 
 
-def smoothed(sizes: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:
+def bootstrap(sizes: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:
     """Draw sizes like those of a cohort: resampled, each number moved a little, spread kept.
 
-    A smoothed bootstrap (Silverman and Young 1987) in log volume and log-odds of the shares. What
+    The smoothed bootstrap (Silverman and Young 1987) in log volume and log-odds of the shares. What
     is absent stays absent.
     """
     rows = sizes[rng.integers(0, len(sizes), count)].astype(np.float64)

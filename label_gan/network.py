@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from label_gan import lesion_size
 from label_gan.alpha import AlphaGenerator, Ladder, code_critic
 from label_gan.config import SEED_EDGE, Config
-from label_gan.distance_maps import ordered, soft_classes
+from label_gan.distance_maps import nest, soft_classes
 from synth.diffusion.wavelet import dwt3, idwt3
 
 MAPS = 3  # WT, TC, NCR
@@ -27,12 +27,13 @@ def build(config: Config) -> nn.Module:
 
 
 def players(config: Config) -> nn.ModuleDict:
-    """Build everybody who takes part in the training."""
+    """Build every network that takes part in the training."""
+    generator = build(config)
     if config.architecture == "ordered":
-        return nn.ModuleDict({"generator": build(config), "critic": OrderedCritic(config)})
+        return nn.ModuleDict({"generator": generator, "critic": OrderedCritic(config)})
     return nn.ModuleDict(
         {
-            "generator": build(config),
+            "generator": generator,
             "encoder": Ladder(config, config.latent, critic=False),
             "critic": Ladder(config, 1, critic=True),
             "code_critic": code_critic(config),
@@ -50,6 +51,9 @@ class OrderedGenerator(nn.Module):
         super().__init__()
         half, w = config.grid // 2, config.width
         self.edge, self.latent = half, config.latent
+        self.fine_length = NOISE * half**3
+        self.coarse_length = 2 * NOISE * (half // 2) ** 3
+        self.code_length = config.latent + self.fine_length + self.coarse_length
         self.register_buffer("table", torch.zeros(config.sizes, lesion_size.LENGTH))
         self.register_buffer("spacing_mm", torch.ones(()))
         self.shape = nn.Linear(lesion_size.LENGTH + config.latent, MAPS * half**3)
@@ -63,17 +67,13 @@ class OrderedGenerator(nn.Module):
         nn.init.zeros_(self.last.weight)
         nn.init.zeros_(self.last.bias)  # ty: ignore
 
-    @property
-    def code_length(self) -> int:
-        """Normal numbers that a drawing takes: the shape's code, and noise at two scales."""
-        return self.latent + NOISE * self.edge**3 + 2 * NOISE * (self.edge // 2) ** 3
-
     def forward(self, code: Tensor, size: Tensor) -> Tensor:  # (B, code_length), (B, 6)
-        """Draw maps (B, 3, X, Y, Z), negative inside, in units of the reach."""
-        fine_length = NOISE * self.edge**3
-        latent, fine, coarse = code.split(
-            [self.latent, fine_length, code.shape[1] - self.latent - fine_length], dim=1
-        )
+        """Draw maps (B, 3, X, Y, Z), negative inside, in units of the reach.
+
+        The code is that of the shape, and noise at two scales.
+        """
+        lengths = [self.latent, self.fine_length, self.coarse_length]
+        latent, fine, coarse = code.split(lengths, dim=1)
         known = torch.cat([size, latent], dim=1)
         cube = (self.edge,) * 3
         smooth = self.shape(known).unflatten(1, (MAPS, *cube))
@@ -84,7 +84,7 @@ class OrderedGenerator(nn.Module):
             self.style(known),
         )
         base = F.interpolate(smooth, scale_factor=2, mode="trilinear")
-        return ordered(base + idwt3(bands))
+        return nest(base + idwt3(bands))
 
     def _refine(self, smooth: Tensor, fine: Tensor, coarse: Tensor, style: Tensor) -> Tensor:
         """Return what to add to the smooth maps, as Haar bands."""

@@ -9,8 +9,9 @@ losses with gradient penalties for its critic and its code critic.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,22 +19,21 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 from torch.optim import Adam, AdamW, Optimizer
 
-from label_gan import lesion_size
 from label_gan.config import Config
 from label_gan.data import LesionData
 from label_gan.distance_maps import soft_classes
-from label_gan.generate import Wish, drawn
+from label_gan.generate import draw_one
+from label_gan.lesion_size import ET_IN_TC, TC_IN_WT
 from label_gan.network import players
 from label_gan.shape import Shape
-from label_gan.shape_model import begin
+from label_gan.shape_model import fit_generator
 from synth.base.errors import SynthError
-from synth.checkpoints.checkpoint import write
 from synth.data.cache import ArrayCache
 from synth.data.case import Case
 from synth.data.volume import Volume
 from synth.metrics.distribution import mmd2
 from synth.metrics.shape import DESCRIBED, features, matrix
-from synth.training.recipe import Writer
+from synth.training.recipe import Writer, whole_model_writer
 
 Batch = dict[str, Tensor]
 Losses = Iterator[tuple[str, Tensor]]
@@ -53,65 +53,62 @@ class Recipe:
 
     def optimizers(self) -> dict[str, Optimizer]:
         """One optimizer a player; the encoder goes with the generator."""
-        c, kinds = self.config, {"generator": ["generator", "encoder"]}
-        kinds |= {name: [name] for name in ("critic", "code_critic") if name in self.model}
-        made: dict[str, Optimizer] = {}
-        for name, members in kinds.items():
-            own = [p for m in members if m in self.model for p in self.model[m].parameters()]
-            if c.architecture == "alpha":
-                made[name] = AdamW(own, lr=c.lr)  # torch's defaults, as the predecessor
-            elif name == "generator":
-                base = list(self.model["generator"].shape.parameters())  # ty: ignore
-                rest = [p for p in own if not any(p is q for q in base)]
-                groups = [{"params": rest}, {"params": base, "lr": c.lr * c.shape_rate}]
-                made[name] = Adam(groups, lr=c.lr, betas=(0.0, 0.99))
-            else:
-                made[name] = Adam(own, lr=c.lr * c.critic_rate, betas=(0.0, 0.99))
-        return made
+        c = self.config
+        weights = {name: list(player.parameters()) for name, player in self.model.items()}
+        weights["generator"] += weights.pop("encoder", [])
+        if c.architecture == "alpha":  # torch's defaults, as the predecessor
+            return {name: AdamW(own, lr=c.lr) for name, own in weights.items()}
+        base = list(self.model["generator"].shape.parameters())  # ty: ignore
+        rest = [p for p in weights["generator"] if not any(p is q for q in base)]
+        groups = [{"params": rest}, {"params": base, "lr": c.lr * c.shape_rate}]
+        return {
+            "generator": Adam(groups, lr=c.lr, betas=(0.0, 0.99)),
+            "critic": Adam(weights["critic"], lr=c.lr * c.critic_rate, betas=(0.0, 0.99)),
+        }
 
     def losses(self, batch: Batch) -> Losses:
         """Yield the players' losses in turn."""
-        turns = ordered_losses if self.config.architecture == "ordered" else alpha_losses
-        return turns(self.model, batch, self.config)
+        losses = ordered_losses if self.config.architecture == "ordered" else alpha_losses
+        return losses(self.model, batch, self.config)
 
-    def writer(self, describe: dict) -> Writer:
+    def writer(self, describe: Mapping[str, Any]) -> Writer:
         """Return what writes a checkpoint: of all players the generator is published."""
-
-        def publish(folder: Path, model: nn.Module, facts: dict) -> None:
-            write(folder, model=model["generator"], **describe, **facts)  # ty: ignore
-
-        return publish
+        write = whole_model_writer(describe)
+        return lambda folder, model, facts: write(folder, model["generator"], facts)  # ty: ignore
 
     @torch.no_grad()
     def validate(self, batch: Batch) -> dict[str, float]:
         """Compare drawings with all held-out lesions: MMD² of shape features, rim contact."""
         real = batch["features"][0].cpu().numpy()
         shapes = self._draw(JUDGED, float(batch["spacing_mm"]))
+        empty = 1 - len(shapes) / JUDGED
         if len(shapes) < JUDGED // 2:
-            return {"mmd2": WORST, "empty": 1 - len(shapes) / JUDGED}
-        found = matrix(features(s.labels, s.spacing_mm) for s in shapes)
+            return {"mmd2": WORST, "empty": empty}
+        drawn = matrix(features(s.labels, s.spacing_mm) for s in shapes)
         return {
-            "mmd2": mmd2(*standardised(real, found)),
-            "rim_contact_gap": abs(_mean(real[:, RIM]) - _mean(found[:, RIM])),
-            "empty": 1 - len(shapes) / JUDGED,
+            "mmd2": mmd2(*standardise(real, drawn)),
+            "rim_contact_gap": abs(_mean(real[:, RIM]) - _mean(drawn[:, RIM])),
+            "empty": empty,
         }
 
     @torch.no_grad()
     def preview(self, batch: Batch) -> dict[str, Volume]:
         """Four drawings, side by side."""
         spacing = float(batch["spacing_mm"])
-        shown = [s.labels for s in self._draw(4, spacing)]
         affine = np.diag([spacing, spacing, spacing, 1.0])
         return {
-            f"drawn {i}": Volume(data=labels[None].astype(np.float32), affine=affine)
-            for i, labels in enumerate(shown)
+            f"drawn {i}": Volume(data=shape.labels[None].astype(np.float32), affine=affine)
+            for i, shape in enumerate(self._draw(4, spacing))
         }
 
     def _draw(self, count: int, spacing_mm: float) -> list[Shape]:
-        shapes, wish = [], Wish(spacing_mm=spacing_mm, tries=1)
+        generator, shapes = self.model["generator"], []
         for number in range(count):
             with contextlib.suppress(SynthError):  # nothing came out: counted as empty
-                shapes.append(drawn(self.model["generator"], self.config, 0, number, wish)[0])
+                shape, _ = draw_one(
+                    generator, self.config, 0, number, spacing_mm=spacing_mm, tries=1
+                )
+                shapes.append(shape)
         return shapes
 
 
@@ -119,53 +116,53 @@ def ordered_losses(model: nn.ModuleDict, batch: Batch, config: Config) -> Losses
     """Generator and critic, each on one pairing of real and drawn lesions of equal sizes."""
     generator, critic = model["generator"], model["critic"]
     real, size = batch["maps"], batch["size"]
-    fake = generator(normal(generator, len(real), real.device), size)
+    fake = generator(draw_codes(generator, len(real), real.device), size)
     with frozen(critic):
-        loss = outdone(critic(real, size), critic(fake, size))
-        loss = loss + config.obedience * disobedience(fake, size, config)
+        loss = relativistic_loss(critic(real, size), critic(fake, size))
+        loss = loss + config.obedience * composition_error(fake, size, config)
     yield "generator", loss
     fake = fake.detach()
-    loss = outdone(critic(fake, size), critic(real, size))
+    loss = relativistic_loss(critic(fake, size), critic(real, size))
     few = slice(0, max(len(real) // PENALISED, 1))
     for maps in (real[few], fake[few]):
-        loss = loss + config.penalty / 2 * zero_centred(critic, maps, size[few])
+        loss = loss + config.penalty / 2 * zero_centred_penalty(critic, maps, size[few])
     yield "critic", loss
 
 
 def alpha_losses(model: nn.ModuleDict, batch: Batch, config: Config) -> Losses:
     """Generator with encoder, critic, code critic (Kwon et al. 2019, section 3)."""
     generator, encoder = model["generator"], model["encoder"]
-    critic, codes = model["critic"], model["code_critic"]
+    critic, code_critic = model["critic"], model["code_critic"]
     real = batch["maps"]
-    code = normal(generator, len(real), real.device)
-    with frozen(critic, codes):
-        found = encoder(real)
-        again, fake = generator(found), generator(code)
-        loss = -codes(found).mean() - critic(again).mean() - critic(fake).mean()
+    code = draw_codes(generator, len(real), real.device)
+    with frozen(critic, code_critic):
+        encoded = encoder(real)
+        again, fake = generator(encoded), generator(code)
+        loss = -code_critic(encoded).mean() - critic(again).mean() - critic(fake).mean()
         loss = loss + config.reconstruction * F.mse_loss(again, real)
         loss = loss + config.gradient * gradient_difference(again, real)
     yield "generator", loss
-    again, fake, found = again.detach(), fake.detach(), found.detach()
+    again, fake, encoded = again.detach(), fake.detach(), encoded.detach()
     loss = critic(again).mean() + critic(fake).mean() - 2 * critic(real).mean()
     for drawing in (fake, again):
-        loss = loss + config.penalty * one_centred(critic, real, drawing)
+        loss = loss + config.penalty * one_centred_penalty(critic, real, drawing)
     yield "critic", loss
-    drawn_codes = normal(generator, len(real), real.device)
-    loss = codes(found).mean() - codes(drawn_codes).mean()
-    yield "code_critic", loss + config.penalty * one_centred(codes, drawn_codes, found)
+    code = draw_codes(generator, len(real), real.device)
+    loss = code_critic(encoded).mean() - code_critic(code).mean()
+    yield "code_critic", loss + config.penalty * one_centred_penalty(code_critic, code, encoded)
 
 
-def normal(generator: nn.Module, count: int, device: torch.device) -> Tensor:
+def draw_codes(generator: nn.Module, count: int, device: torch.device) -> Tensor:
     """Draw codes from the seeded default stream, the same on every device."""
     return torch.randn(count, generator.code_length).to(device)  # ty: ignore
 
 
-def outdone(others: Sequence[Tensor], own: Sequence[Tensor]) -> Tensor:
+def relativistic_loss(others: Sequence[Tensor], own: Sequence[Tensor]) -> Tensor:
     """Softplus of how much realer the others look; the whole and the places weigh the same."""
     return torch.stack([F.softplus(a - b).mean() for a, b in zip(others, own, strict=True)]).sum()
 
 
-def zero_centred(critic: nn.Module, maps: Tensor, size: Tensor) -> Tensor:
+def zero_centred_penalty(critic: nn.Module, maps: Tensor, size: Tensor) -> Tensor:
     """‖∇ D(x)‖² of the whole, plus its mean over the places, averaged over the items.
 
     Places see little of each other's input: the squared gradient of their sum is the sum.
@@ -177,7 +174,7 @@ def zero_centred(critic: nn.Module, maps: Tensor, size: Tensor) -> Tensor:
     return slope.square().flatten(1).sum(1).mean()
 
 
-def one_centred(critic: Callable[[Tensor], Tensor], a: Tensor, b: Tensor) -> Tensor:
+def one_centred_penalty(critic: Callable[[Tensor], Tensor], a: Tensor, b: Tensor) -> Tensor:
     """(‖∇ₓ D(x)‖ - 1)² at random points between a and b (Gulrajani et al. 2017)."""
     share = torch.rand(len(a), *[1] * (a.ndim - 1)).to(a)
     between = (share * a + (1 - share) * b).detach().requires_grad_()
@@ -194,13 +191,12 @@ def gradient_difference(a: Tensor, b: Tensor) -> Tensor:
     return total
 
 
-def disobedience(maps: Tensor, size: Tensor, config: Config) -> Tensor:
+def composition_error(maps: Tensor, size: Tensor, config: Config) -> Tensor:
     """Squared error of TC's share of WT and of ET's share of TC."""
     ed, et, ncr = soft_classes(maps, config.reach).flatten(2).sum(2).unbind(1)
     core = et + ncr
     shares = torch.stack([core / (ed + core + 1), et / (core + 1)], dim=1)
-    asked = size[:, [lesion_size.TC_IN_WT, lesion_size.ET_IN_TC]]
-    return (shares - asked).square().sum(1).mean()
+    return (shares - size[:, [TC_IN_WT, ET_IN_TC]]).square().sum(1).mean()
 
 
 @contextlib.contextmanager
@@ -220,24 +216,24 @@ class HeldOut:
     """All held-out lesions as the one item of the validation."""
 
     def __init__(self, lesions: LesionData) -> None:
-        shapes = list(lesions.shapes())
-        table = matrix(features(s.labels, s.spacing_mm) for s in shapes)
-        self.features, self.spacing_mm = torch.from_numpy(table), lesions.spacing_mm()
+        table = matrix(features(s.labels, s.spacing_mm) for s in lesions.shapes())
+        self.features = torch.from_numpy(table)
+        self.spacing_mm = torch.tensor(lesions.spacing_mm())
 
     def __len__(self) -> int:
         return 1
 
     def item(self, index: int, seed: int) -> dict[str, Tensor]:  # noqa: ARG002
         """Return the features of every lesion."""
-        return {"features": self.features, "spacing_mm": torch.tensor(self.spacing_mm)}
+        return {"features": self.features, "spacing_mm": self.spacing_mm}
 
 
-def standardised(real: np.ndarray, found: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def standardise(real: np.ndarray, drawn: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Scale features by the real ones' mean and spread; what does not exist counts as the mean."""
     mean = np.array([_mean(column) for column in real.T])
     spread = np.array([np.std(c[np.isfinite(c)]) if np.isfinite(c).any() else 0 for c in real.T])
     spread = np.maximum(spread, list(DESCRIBED.values()))
-    return np.nan_to_num((real - mean) / spread), np.nan_to_num((found - mean) / spread)
+    return np.nan_to_num((real - mean) / spread), np.nan_to_num((drawn - mean) / spread)
 
 
 def _mean(values: np.ndarray) -> float:
@@ -252,6 +248,6 @@ def assemble(
     items = LesionData(training, config, cache=ArrayCache(cache))
     recipe = Recipe(config)
     if config.architecture == "ordered":
-        begin(recipe.model["generator"], items, config)  # ty: ignore
+        fit_generator(recipe.model["generator"], items, config)  # ty: ignore
     judged = LesionData(held_out, config, cache=ArrayCache(cache)) if held_out else None
     return recipe, items, HeldOut(judged) if judged and len(judged) > 1 else None

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from label_gan.config import Config
 from label_gan.data import LesionData
-from label_gan.lesion_size import smoothed
+from label_gan.lesion_size import bootstrap
 from label_gan.network import OrderedGenerator
 from synth.base.seeding import mix
 
@@ -17,19 +17,20 @@ SAMPLES = 1024
 RIDGE = 1.0  # items' worth of shrinkage of the regression on sizes
 
 
-def begin(generator: OrderedGenerator, items: LesionData, config: Config) -> None:
+def fit_generator(generator: OrderedGenerator, items: LesionData, config: Config) -> None:
     """Fill in what follows from the cohort: its shape model, its sizes, its spacing."""
     rng = np.random.default_rng(mix(0, "sizes"))
-    generator.table.copy_(torch.from_numpy(smoothed(items.sizes(), config.sizes, rng)))
+    sizes = np.stack([lesion["size"] for lesion in items.lesions])
+    generator.table.copy_(torch.from_numpy(bootstrap(sizes, config.sizes, rng)))
     generator.spacing_mm.fill_(items.spacing_mm())
     drawn = [items.item(i % len(items), mix(0, "shape model", i)) for i in range(SAMPLES)]
-    maps = halved(torch.stack([d["maps"] for d in drawn])).flatten(1)
+    maps = halve(torch.stack([d["maps"] for d in drawn])).flatten(1)
     weight, bias = fit(maps, torch.stack([d["size"] for d in drawn]), config.latent)
     generator.shape.weight.data.copy_(weight)
     generator.shape.bias.data.copy_(bias)
 
 
-def halved(maps: Tensor) -> Tensor:  # (B, C, X, Y, Z) → (B, C, X/2, Y/2, Z/2)
+def halve(maps: Tensor) -> Tensor:  # (B, C, X, Y, Z) → (B, C, X/2, Y/2, Z/2)
     """Return the maps that come nearest to `maps` when the generator doubles them trilinearly."""
     half = maps.shape[-1] // 2
     doubling = F.interpolate(torch.eye(half)[None], scale_factor=2, mode="linear")[0].T
@@ -42,15 +43,12 @@ def fit(maps: Tensor, sizes: Tensor, latent: int) -> tuple[Tensor, Tensor]:
 
     (N, M) maps and (N, S) sizes give (M, S + latent) and (M,).
     """
-    centre = sizes.mean(0)
-    told = sizes - centre
-    mean = maps.mean(0)
-    rest = maps - mean
-    gram = told.T @ told + RIDGE * torch.eye(sizes.shape[1])
-    slope = torch.linalg.solve(gram, told.T @ rest)  # (S, M)
-    rest = rest - told @ slope
-    values, vectors = torch.linalg.eigh(rest @ rest.T)  # of the small Gram matrix: N < M
-    chosen = vectors[:, -latent:].flip(1)  # (N, latent), largest first
-    basis = rest.T @ chosen / len(maps) ** 0.5  # columns of length √eigenvalue
-    del values
+    centre, mean = sizes.mean(0), maps.mean(0)
+    sizes, rest = sizes - centre, maps - mean
+    gram = sizes.T @ sizes + RIDGE * torch.eye(sizes.shape[1])
+    slope = torch.linalg.solve(gram, sizes.T @ rest)  # (S, M)
+    rest = rest - sizes @ slope
+    _, vectors = torch.linalg.eigh(rest @ rest.T)  # of the small Gram matrix: N < M
+    largest = vectors[:, -latent:].flip(1)  # (N, latent), largest first
+    basis = rest.T @ largest / len(maps) ** 0.5  # columns of length √eigenvalue
     return torch.cat([slope.T, basis], dim=1), mean - centre @ slope

@@ -10,7 +10,9 @@ import pytest
 import torch
 from scipy import ndimage
 
+from synth.data.labels import ED, ET, NCR
 from synth.data.volume import Volume
+from synth.phantom.cohort import write_cohort
 from synth.training import log
 
 torch.set_num_threads(1)  # small tensors: a second thread only waits (and xdist has the other core)
@@ -61,6 +63,25 @@ def write_case(folder: Path, case_id: str = "BraTS-GLI-00001-000", *, seed: int 
     return where
 
 
+@pytest.fixture(scope="session")
+def phantoms(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A cohort of four made-up patients, to be read only."""
+    root = tmp_path_factory.mktemp("phantoms")
+    write_cohort(root, cases=4, workers=1, progress=False)
+    return root
+
+
+def files_of(folder: Path) -> dict[str, bytes]:
+    """Everything but hidden files; paths of the split are relative to a folder above."""
+    files = {}
+    for path in sorted(p for p in folder.rglob("*") if p.is_file() and p.name[0] != "."):
+        content = path.read_bytes()
+        if path.name == "split.json":
+            content = content.replace(f"/{folder.name}/".encode(), b"/OUT/")
+        files[str(path.relative_to(folder))] = content
+    return files
+
+
 @pytest.fixture
 def make_case(tmp_path: Path) -> Callable[..., Path]:
     return lambda *words, **options: write_case(tmp_path / "data", *words, **options)
@@ -76,3 +97,11 @@ def rotation(degrees: tuple[float, float, float]) -> np.ndarray:
         turn[i, j], turn[j, i] = -np.sin(angle), np.sin(angle)
         matrix = matrix @ turn
     return matrix
+
+
+def onion(radii: tuple[float, float, float] = (9, 6, 4), edge: int = 24) -> np.ndarray:
+    """Labels of oedema around a rim around necrosis."""
+    labels = np.zeros((edge,) * 3, np.uint8)
+    for radius, label in zip(radii, (ED, ET, NCR), strict=True):
+        labels[ball(labels.shape, (edge // 2,) * 3, radius)] = label
+    return labels

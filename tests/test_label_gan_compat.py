@@ -14,12 +14,7 @@ from synth.base.errors import SynthError
 from synth.checkpoints import checkpoint
 from synth.cli import main
 from tests.conftest import FIXTURES
-from tests.test_wdm3d_legacy import ruled, seeded
-
-
-def golden() -> dict:
-    path = FIXTURES / "gligan_label_generator.json"
-    return json.loads(path.read_text())
+from tests.toy_models import seeded, weights_by_rule
 
 
 def small(channels: int = 3, latent: int = 10, width: int = 2) -> dict[str, torch.Tensor]:
@@ -28,25 +23,29 @@ def small(channels: int = 3, latent: int = 10, width: int = 2) -> dict[str, torc
     shapes = {"tp_conv1.weight": [latent, 8 * width, 4, 4, 4]}
     for i, (a, b) in enumerate(itertools.pairwise(widths)):
         shapes[f"tp_conv{i + 2}.weight"] = [b, a, 3, 3, 3]
-    return ruled(shapes)
+    return weights_by_rule(shapes)
+
+
+def convert(content: object, folder: Path) -> int:
+    torch.save(content, folder / "G.pth")
+    return main(["convert", str(folder / "G.pth"), "-o", str(folder / "m")])
 
 
 def test_public_weights_draw_as_the_original(tmp_path: Path) -> None:
-    expected = golden()
-    torch.save(ruled(expected["state_dict"]), tmp_path / "LabelGenerator.pth")
-    assert main(["convert", str(tmp_path / "LabelGenerator.pth"), "-o", str(tmp_path / "m")]) == 0
+    golden = json.loads((FIXTURES / "gligan_label_generator.json").read_text())
+    assert convert(weights_by_rule(golden["state_dict"]), tmp_path) == 0
     loaded = checkpoint.load(tmp_path / "m")
     assert (loaded.family, loaded.config.architecture) == ("label_gan", "alpha")
-    assert sum(p.numel() for p in loaded.model.parameters()) == expected["parameters"]
+    assert sum(p.numel() for p in loaded.model.parameters()) == golden["parameters"]
     with torch.no_grad():
-        y = loaded.model(seeded(expected["input"]["z_shape"], expected["input"]["z_seed"]))
-    assert list(y.shape) == expected["output"]["shape"]
-    expected, s = expected["output"], expected["output"]["stride"]
+        y = loaded.model(seeded(golden["input"]["z_shape"], golden["input"]["z_seed"]))
+    expected, s = golden["output"], golden["output"]["stride"]
+    assert list(y.shape) == expected["shape"]
     tolerance = 1e-4 * expected["std"]
-    assert abs(float(y.mean()) - expected["mean"]) < tolerance
-    assert abs(float(y.std()) - expected["std"]) < tolerance
-    found = y[0, :, ::s, ::s, ::s].flatten()
-    assert (found - torch.tensor(expected["values"])).abs().max() < tolerance
+    assert float(y.mean()) == pytest.approx(expected["mean"], abs=tolerance)
+    assert float(y.std()) == pytest.approx(expected["std"], abs=tolerance)
+    sampled = y[0, :, ::s, ::s, ::s].flatten()
+    torch.testing.assert_close(sampled, torch.tensor(expected["values"]), atol=tolerance, rtol=0)
 
 
 def test_the_published_sizes() -> None:
@@ -80,18 +79,16 @@ def test_a_literal_restatement(channels: int) -> None:
         torch.testing.assert_close(network(z), torch.tanh(x), rtol=0, atol=2e-5)
 
 
-@pytest.mark.parametrize("wrap", ["bare", "training", "module."])
-def test_wrappings_are_taken_off(wrap: str, tmp_path: Path) -> None:
+def test_wrappings_are_taken_off(tmp_path: Path) -> None:
     weights = small()
-    content: dict = weights
-    if wrap == "training":
-        content = {"iteration": 3, "state_dict": weights, "g_optimizer": {"state": {}}}
-    elif wrap == "module.":
-        content = {f"module.{k}": v for k, v in weights.items()}
-    torch.save(content, tmp_path / "G_iter_3.pt")
-    assert main(["convert", str(tmp_path / "G_iter_3.pt"), "-o", str(tmp_path / "m")]) == 0
-    loaded = checkpoint.load(tmp_path / "m").model.state_dict()
-    assert all(torch.equal(loaded[legacy.NAMES[k]], v) for k, v in weights.items())
+    for content in (
+        weights,
+        {"iteration": 3, "state_dict": weights, "g_optimizer": {"state": {}}},
+        {f"module.{k}": v for k, v in weights.items()},
+    ):
+        assert convert(content, tmp_path) == 0
+        loaded = checkpoint.load(tmp_path / "m").model.state_dict()
+        assert all(torch.equal(loaded[legacy.NAMES[k]], v) for k, v in weights.items())
 
 
 def test_others_are_refused_by_name(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -101,8 +98,7 @@ def test_others_are_refused_by_name(tmp_path: Path, capsys: pytest.CaptureFixtur
     odd = weights | {"tp_conv3.weight": weights["tp_conv3.weight"][:3]}
     cases = ((more, "tp_conv6.weight"), (less, "tp_conv3.weight"), (odd, "blocks.1.weight"))
     for content, named in cases:
-        torch.save(content, tmp_path / "a.pth")
-        assert main(["convert", str(tmp_path / "a.pth"), "-o", str(tmp_path / "m")]) == 2
+        assert convert(content, tmp_path) == 2
         assert named in capsys.readouterr().err
         assert not (tmp_path / "m").exists()
     with pytest.raises(SynthError, match="unknown setting 'latend'"):

@@ -1,4 +1,4 @@
-"""`synth masks`: every bad input is one line, the predecessor's words work, wdm3d trains on it."""
+"""`synth masks`: every bad input is one line, shapes are mixed as asked, wdm3d trains on it."""
 
 import json
 import shutil
@@ -10,18 +10,15 @@ import pytest
 import torch
 
 import label_gan.generate
-from label_gan.placing.lesion_pool import _model
+from label_gan.placing.lesion_pool import load_model
 from label_gan.shape import Shape
 from synth.checkpoints import checkpoint
 from synth.cli import main
 from synth.data.case import discover
 from synth.data.split import read_split
 from synth.data.volume import Volume
-from synth.phantom.cohort import write_cohort
 from tests import spoil
-from tests.conftest import LPS, ball, brain
-from tests.test_label_gan_creator import files
-from tests.test_run_sh import checkout, parser_of, run, verbs  # noqa: F401 (checkout is a fixture)
+from tests.conftest import LPS, ball, brain, files_of
 from wdm3d.config import Config
 from wdm3d.data import InpaintingData
 from wdm3d.recipe import assemble
@@ -29,11 +26,25 @@ from wdm3d.recipe import assemble
 GOOD, BAD_ID = "BraTS-GLI-00001-000", "BraTS-GLI-00002-000"
 
 
-@pytest.fixture(scope="module")
-def cohort(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("cohort")
-    write_cohort(root, cases=4, workers=1, progress=False)
-    return root
+@pytest.fixture
+def data(phantoms: Path, tmp_path: Path) -> Path:
+    """Two patients, to be spoiled."""
+    for name in (GOOD, BAD_ID):
+        shutil.copytree(phantoms / name, tmp_path / "data" / name)
+    return tmp_path / "data"
+
+
+def masks(data: Path, out: Path, *more: str) -> int:
+    words = ["masks", str(data), "-o", str(out), "--only-real", "--workers", "1"]
+    return main([*words, *more])
+
+
+def records_of(out: Path) -> list[dict]:
+    return [json.loads(path.read_text()) for path in sorted((out / "records").iterdir())]
+
+
+def parts_of(out: Path) -> list[dict]:
+    return [part for record in records_of(out) for part in record["components"]]
 
 
 BAD: dict[str, tuple[str, Callable[[Path], object], str]] = {
@@ -60,24 +71,19 @@ BAD: dict[str, tuple[str, Callable[[Path], object], str]] = {
 
 @pytest.mark.parametrize("what", BAD)
 def test_a_bad_case_is_one_line_and_the_rest_is_made(
-    what: str,
-    cohort: Path,
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
+    what: str, data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    for name in (GOOD, BAD_ID):
-        shutil.copytree(cohort / name, tmp_path / "data" / name)
     role, damage, message = BAD[what]
-    damage(tmp_path / "data" / BAD_ID / f"{BAD_ID}-{role}.nii.gz")
-    words = ["masks", str(tmp_path / "data"), "-o", str(tmp_path / "out"), "--only-real"]
-    assert main([*words, "--per-case", "2", "--workers", "1"]) == 2
+    damage(data / BAD_ID / f"{BAD_ID}-{role}.nii.gz")
+    out = tmp_path / "out"
+    assert masks(data, out, "--per-case", "2") == 2
     lines = spoil.told(capsys.readouterr().err, message)
     assert lines[-1] == "1 made, 0 already there, 1 failed"
-    made = sorted(p.name for p in (tmp_path / "out").glob("*-healthy*"))
+    made = sorted(p.name for p in out.glob("*-healthy*"))
     assert made == [f"{GOOD}-healthy00", f"{GOOD}-healthy01"]
-    listed = read_split(tmp_path / "out" / "split.json", tmp_path)
+    listed = read_split(out / "split.json", tmp_path)
     assert [e.source for e in listed.training if e.case.is_made] == [GOOD, GOOD]
-    for path in (tmp_path / "out" / "records").glob(f"{BAD_ID}*"):
+    for path in (out / "records").glob(f"{BAD_ID}*"):
         assert message in json.loads(path.read_text())["gave_up"]
 
 
@@ -105,58 +111,27 @@ def without_tumours(data: Path) -> None:
         (None, ["--mass-effect"], "only a tumour pushes"),
         (None, ["--only-generated"], "give one of them"),
         (None, ["--only-real-seg", "yes"], "invalid choice: 'yes'"),
-        (
-            lambda data: shutil.copytree(data / GOOD, data / "x"),
-            [],
-            f"case id {GOOD} occurs twice",
-        ),
+        (lambda data: shutil.copytree(data / GOOD, data / "x"), [], f"id {GOOD} occurs twice"),
         (shutil.rmtree, [], "no such folder"),
     ],
 )  # fmt: skip
 def test_what_cannot_work_is_said_before_anything_is_made(
-    damage: Callable[[Path], object] | None,
-    words: list[str],
-    message: str,
-    cohort: Path,
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    for name in (GOOD, BAD_ID):
-        shutil.copytree(cohort / name, tmp_path / "data" / name)
+    damage: Callable[[Path], object] | None, words: list[str], message: str, data: Path,
+    tmp_path: Path, capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
     if damage:
-        damage(tmp_path / "data")
-    given = ["masks", str(tmp_path / "data"), "-o", str(tmp_path / "out"), "--only-real"]
-    assert main([*given, "--workers", "1", *words]) == 2
+        damage(data)
+    assert masks(data, tmp_path / "out", *words) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert message in line
     assert " → " in line
     assert not (tmp_path / "out").exists()
 
 
-def test_one_case_gives_its_own_shapes(cohort: Path, tmp_path: Path) -> None:
-    data, out = tmp_path / "data", tmp_path / "out"
-    shutil.copytree(cohort / GOOD, data / GOOD)
-    words = ["masks", str(data), "-o", str(out), "--only-real", "--workers", "1"]
-    assert main([*words, "--per-case", "1"]) == 0
-    record = json.loads((out / "records" / f"{GOOD}-healthy00.json").read_text())
-    assert {part["shape"].split()[0] for part in record["components"]} == {GOOD}
-
-
-def test_an_unreadable_donor_is_passed_over_and_named(
-    cohort: Path,
-    tmp_path: Path,
-) -> None:
-    data, out = tmp_path / "data", tmp_path / "out"
-    for name in (GOOD, BAD_ID):
-        shutil.copytree(cohort / name, data / name)
+def test_an_unreadable_donor_is_passed_over_and_named(data: Path, tmp_path: Path) -> None:
     (data / BAD_ID / f"{BAD_ID}-seg.nii.gz").write_text("hello")
-    words = ["masks", str(data), "-o", str(out), "--only-real", "--workers", "1"]
-    assert main([*words, "--end", "1", "--per-case", "6"]) == 0
-    parts = [
-        part
-        for path in (out / "records").iterdir()
-        for part in json.loads(path.read_text())["components"]
-    ]
+    assert masks(data, tmp_path / "out", "--end", "1", "--per-case", "6") == 0
+    parts = parts_of(tmp_path / "out")
     assert {part["shape"].split()[0] for part in parts} == {GOOD}
     assert any(BAD_ID in text for part in parts for text in part["unreadable"])
 
@@ -181,18 +156,13 @@ def model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     loaded = type("Loaded", (), {"path": folder / "model.safetensors"})()
     monkeypatch.setattr(label_gan.generate, "load", lambda *_: loaded)
     monkeypatch.setattr(label_gan.generate, "draw", fake_draw)
-    _model.cache_clear()
+    load_model.cache_clear()
     yield folder
-    _model.cache_clear()
+    load_model.cache_clear()
 
 
-def sources(out: Path) -> list[str]:
-    records = [json.loads(path.read_text()) for path in sorted((out / "records").iterdir())]
-    return [part["shape"].split()[0] for record in records for part in record["components"]]
-
-
-def test_shapes_are_mixed_as_asked(cohort: Path, model: Path, tmp_path: Path) -> None:
-    words = ["masks", str(cohort), "--model", str(model), "--workers", "1", "--per-case", "6"]
+def test_shapes_are_mixed_as_asked(phantoms: Path, model: Path, tmp_path: Path) -> None:
+    words = ["masks", str(phantoms), "--model", str(model), "--workers", "1", "--per-case", "6"]
     for flags, expected in (
         (["--only-generated"], (1.0, 1.0)),
         (["--only-fake-seg", "True", "--only-real-seg", "False"], (1.0, 1.0)),
@@ -201,23 +171,24 @@ def test_shapes_are_mixed_as_asked(cohort: Path, model: Path, tmp_path: Path) ->
     ):
         out = tmp_path / "-".join(["out", *flags])
         assert main([*words, "-o", str(out), *flags]) == 0
-        found = sources(out)
-        assert expected[0] <= found.count("generated:") / len(found) <= expected[1]
+        drawn = [part["shape"].startswith("generated:") for part in parts_of(out)]
+        assert expected[0] <= np.mean(drawn) <= expected[1]
 
 
-def test_whom_the_model_has_seen_goes_on_record(cohort: Path, model: Path, tmp_path: Path) -> None:
+def test_whom_the_model_has_seen_goes_on_record(
+    phantoms: Path, model: Path, tmp_path: Path
+) -> None:
     """A shape of the model's brings the model's patients; a model that tells none is unmarked."""
     marked = checkpoint.save(
         tmp_path / "marked", model=torch.nn.Linear(1, 1), family="wdm3d", preset="tiny",
         config=Config(), patients=["aa", "bb"],
     )  # fmt: skip
-    words = ["masks", str(cohort), "--kind", "tumour", "--workers", "1", "--per-case", "3"]
+    words = ["masks", str(phantoms), "--kind", "tumour", "--workers", "1", "--per-case", "3"]
     for place, patients, unmarked in ((marked, ["aa", "bb"], []), (model, [], ["label_gan"])):
         out, drawn = tmp_path / f"{place.name}-made", tmp_path / f"{place.name}-drawn"
         assert main([*words, "--model", str(place), "-o", str(out)]) == 0
-        records = [json.loads(path.read_text()) for path in (out / "records").iterdir()]
         kinds = set()
-        for record in (r for r in records if not r["gave_up"]):
+        for record in (r for r in records_of(out) if not r["gave_up"]):
             (shape,) = [part["shape"] for part in record["components"]]
             kinds.add(generated := shape.startswith("generated: "))
             assert record["patients"] == (patients if generated else [])
@@ -225,7 +196,7 @@ def test_whom_the_model_has_seen_goes_on_record(cohort: Path, model: Path, tmp_p
             assert record["donors"] == ([] if generated else [shape.split()[0]])
         assert kinds == {True, False}
         assert main(["masks", "--model", str(place), "--count", "1", "-o", str(drawn)]) == 0
-        (record,) = [json.loads(path.read_text()) for path in (drawn / "records").iterdir()]
+        (record,) = records_of(drawn)
         assert (record["donors"], record["patients"]) == ([], patients)
         assert record["unmarked"] == unmarked
 
@@ -244,7 +215,7 @@ def test_without_data_labels_are_drawn(model: Path, tmp_path: Path) -> None:
         assert middle == pytest.approx([0, 0, 0, 1])
     assert main([*words, str(tmp_path / "parts"), "--begin", "3"]) == 0
     assert main([*words, str(tmp_path / "parts"), "--end", "3"]) == 0
-    assert files(tmp_path / "parts") == files(tmp_path / "out")
+    assert files_of(tmp_path / "parts") == files_of(tmp_path / "out")
     assert main([*words, str(tmp_path / "old"), "--scheme", "brats2021"]) == 0
     labels = [c.load("seg").data for c in discover(tmp_path / "old", scheme="brats2021")]
     assert set(np.unique(labels[0])) == {0, 2, 4}
@@ -261,39 +232,16 @@ def test_without_a_model_nothing_can_be_drawn(
     assert "nowhere: no such checkpoint" in capsys.readouterr().err
 
 
-def test_the_predecessors_words_reach_the_verb(checkout: Path) -> None:  # noqa: F811
-    given = {
-        "DATA_DIR": "data", "JSON_FILE": "s.json", "SAVE_FOLDER": "new", "MODEL_PATH": "weights/g",
-        "ONLY_REAL_SEG": "False", "ONLY_FAKE_SEG": "True", "BEGIN": "2", "END": "end",
-        "NEW_CASES_PER_CASE": "5",
-    }  # fmt: skip
-    keys = {pair.split(":")[0] for pair in verbs()["masks"][1]}
-    assert set(given) <= keys
-    words = [f"{key}={value}" for key, value in given.items()]
-    code, out, err = run(checkout, "PYTHON=./python", "MODE=masks", *words)
-    assert code == 0, err
-    called = out.strip("[]").split("][")[2:]
-    values = parser_of(called).parse(called[1:])
-    assert (values["data"], values["out"]) == (Path("data"), Path("new"))
-    assert (values["split"], values["model"]) == (Path("s.json"), Path("weights/g"))
-    assert (values["only_real_seg"], values["only_fake_seg"]) == ("False", "True")
-    assert (values["begin"], values["end"], values["per_case"]) == (2, "end", 5)
-
-
 SMALL = {"spacing_mm": 2.8, "crop": 16, "width": 8, "groups": 4, "multipliers": (1, 2), "atlas": 8}
 
 
 def test_wdm3d_trains_on_made_masks_without_a_further_step(
-    cohort: Path,
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
+    phantoms: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    shutil.copytree(cohort, tmp_path / "data")
-    data, out = tmp_path / "data", tmp_path / "made"
-    words = ["masks", str(data), "-o", str(out), "--only-real", "--workers", "1"]
-    assert main([*words, "--per-case", "2"]) == 0
-    said = capsys.readouterr().out.strip()
-    command = said.removeprefix("to train on them: synth ").split()
+    shutil.copytree(phantoms, tmp_path / "data")
+    out = tmp_path / "made"
+    assert masks(tmp_path / "data", out, "--per-case", "2") == 0
+    command = capsys.readouterr().out.strip().removeprefix("to train on them: synth ").split()
     command[-1] = str(tmp_path / "run")
     settings = "--steps 2 --batch-size 2 --crop 16 --width 8 --groups 4 --multipliers 1 2 --atlas 8"
     assert main([*command, *settings.split()]) == 0
@@ -304,13 +252,10 @@ def test_wdm3d_trains_on_made_masks_without_a_further_step(
     made = [e.case for e in split.training if e.case.is_made]
     items = InpaintingData(made, Config(**SMALL, augment=False))
     for index in range(len(made)):
-        arrays = items.prepared(index)
-        given = arrays["healthy"].sum()
-        seen = {int(items.item(index, seed)["roi"].sum()) for seed in range(4)}
-        assert seen
-        assert max(seen) <= given
-        hole = items.item(index, 0)["hole"].bool()
-        assert (items.item(index, 0)["roi"].bool() <= hole).all()
+        given = items.prepared(index)["healthy"].sum()
+        assert max(int(items.item(index, seed)["roi"].sum()) for seed in range(4)) <= given
+        item = items.item(index, 0)
+        assert (item["roi"].bool() <= item["hole"].bool()).all()
     # Real cases are what a model is judged by, and their masks are placed anew.
     _, training, validation = assemble(
         Config(**SMALL), [e.case for e in split.training], [e.case for e in split.training],
@@ -338,9 +283,9 @@ def test_any_grid_will_do(tmp_path: Path) -> None:
         folder = tmp_path / "data" / f"BraTS-GLI-{number:05d}-000"
         for role, data in (("t1n", image), ("seg", tumour.astype(np.int16) * 2)):
             Volume(data=data[None], affine=affine).save(folder / f"{folder.name}-{role}.nii.gz")
-    words = ["masks", str(tmp_path / "data"), "-o", str(tmp_path / "out"), "--only-real"]
-    assert main([*words, "--workers", "1", "--per-case", "2", "--components", "1"]) == 0
-    for case in (c for c in discover(tmp_path / "out")):
+    more = ("--per-case", "2", "--components", "1")
+    assert masks(tmp_path / "data", tmp_path / "out", *more) == 0
+    for case in discover(tmp_path / "out"):
         image, healthy = case.load("t1n"), case.load("healthy")
         image.require_same_grid(healthy)
         assert healthy.data.any()

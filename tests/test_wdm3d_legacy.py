@@ -1,8 +1,6 @@
 """Public weights go through `synth convert` and answer as the original networks do."""
 
 import json
-import math
-import zlib
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,6 +11,7 @@ from synth.base.errors import SynthError
 from synth.checkpoints import checkpoint
 from synth.cli import main
 from tests.conftest import FIXTURES
+from tests.toy_models import seeded, weights_by_rule
 from wdm3d import legacy
 from wdm3d.modes import mode_of
 
@@ -24,27 +23,11 @@ def fixture(name: str) -> dict:
     return json.loads(path.read_text())
 
 
-def ruled(shapes: dict[str, list[int]]) -> dict[str, torch.Tensor]:
-    """Weights by the fixtures' rule: a function of each entry's name."""
-    weights = {}
-    for key, shape in shapes.items():
-        draw = torch.randn(shape, generator=torch.Generator().manual_seed(zlib.crc32(key.encode())))
-        if len(shape) >= 2:
-            weights[key] = draw / math.sqrt(math.prod(shape[1:]))
-        else:
-            weights[key] = 1 + 0.1 * draw if key.endswith("weight") else 0.1 * draw
-    return weights
-
-
-def seeded(shape: list[int], seed: int) -> torch.Tensor:
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
-
-
 @pytest.mark.parametrize("name", NAMES)
 def test_public_weights_answer_as_the_original(name: str, tmp_path: Path) -> None:
     golden = fixture(name)
     source = tmp_path / "c_brats_3000000.pt"
-    torch.save(ruled(golden["state_dict"]), source)
+    torch.save(weights_by_rule(golden["state_dict"]), source)
     assert main(["convert", str(source), "-o", str(tmp_path / "model")]) == 0
     loaded = checkpoint.load(tmp_path / "model")
     assert (loaded.family, loaded.config.mode) == ("wdm3d", name.split("_", 3)[3])

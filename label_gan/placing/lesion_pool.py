@@ -24,7 +24,7 @@ MIN_HOLE_VOXELS = 8
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class ShapeSource:
+class LesionPool:
     """Draws a shape: a component of a random real case, or one of the generator's."""
 
     donors: Sequence[Case]
@@ -39,62 +39,54 @@ class ShapeSource:
 
     def draw(self, rng: np.random.Generator, spacing_mm: float) -> tuple[Shape, dict[str, Any]]:
         """Return a shape, a generated one on voxels of this size, and what is recorded of it."""
-        if self.model is not None and rng.random() < self.generated:
-            return self._generate(int(rng.integers(2**62)), spacing_mm)
-        return self._real(rng)
+        if self.model is None or rng.random() >= self.generated:
+            return self._draw_real(rng)
+        from label_gan import generate
 
-    def require_donor(self) -> None:
+        ((shape, facts),) = generate.draw(
+            load_model(self.model, self.device),
+            1,
+            seed=int(rng.integers(2**62)),
+            truncation=self.truncation,
+            volume_ml=self.volume_ml,
+            spacing_mm=spacing_mm,
+        )
+        return shape, {"shape": f"generated: {shape.source}", **facts}
+
+    def require_shape(self) -> None:
         """Refuse a cohort that has no shape to give, before anything is made."""
         if self.model is None or self.generated < 1:
-            self._real(np.random.default_rng(0))
+            self._draw_real(np.random.default_rng(0))
 
-    def _real(self, rng: np.random.Generator) -> tuple[Shape, dict[str, Any]]:
+    def _draw_real(self, rng: np.random.Generator) -> tuple[Shape, dict[str, Any]]:
         """Draw a case, then one of its components; cases without a fitting one are passed over."""
-        skipped = []
+        low, high = self.volume_ml or (0.0, np.inf)
+        unreadable = []
         for index in rng.permutation(len(self.donors)):
             donor = self.donors[index]
             shapes, problem = lesions_of(donor, self.holes)
             if problem:
-                skipped.append(problem)
-            shapes = [s for s in shapes if self._fits(s)]
+                unreadable.append(problem)
+            shapes = [s for s in shapes if low <= s.volume_ml() <= high]
             if shapes:
                 shape = shapes[int(rng.integers(len(shapes)))]
-                return shape, {"shape": shape.source, "donor": donor.id, "unreadable": skipped}
+                return shape, {"shape": shape.source, "donor": donor.id, "unreadable": unreadable}
         kind = "tumour or healthy mask" if self.holes else "tumour label"
-        size = f" of {self.volume_ml[0]:g} to {self.volume_ml[1]:g} ml" if self.volume_ml else ""
+        size = f" of {low:g} to {high:g} ml" if self.volume_ml else ""
         raise SynthError(
             f"no {kind}{size} to take a shape from in {len(self.donors)} cases",
             hint="give a trained --model and --only-generated, or a cohort with tumours",
         )
 
-    def _fits(self, shape: Shape) -> bool:
-        low, high = self.volume_ml or (0.0, np.inf)
-        return low <= shape.volume_ml() <= high
-
-    def _generate(self, seed: int, spacing_mm: float) -> tuple[Shape, dict[str, Any]]:
-        from label_gan.generate import draw
-
-        assert self.model is not None
-        (drawn,) = draw(
-            _model(self.model, self.device),
-            1,
-            seed=seed,
-            truncation=self.truncation,
-            volume_ml=self.volume_ml,
-            spacing_mm=spacing_mm,
-        )
-        shape, facts = drawn
-        return shape, {"shape": f"generated: {shape.source}", **facts}
-
 
 def lesions_of(case: Case, holes: bool) -> tuple[list[Shape], str]:
     """Return a case's lesions, and why there are none where a file cannot be used."""
     paths = tuple(case.files.get(role) for role in ("seg", "healthy" if holes else ""))
-    return _lesions(case.id, case.scheme, *paths)
+    return _read_lesions(case.id, case.scheme, *paths)
 
 
 @functools.lru_cache(maxsize=512)
-def _lesions(
+def _read_lesions(
     name: str, scheme: str, seg: Path | None, healthy: Path | None
 ) -> tuple[list[Shape], str]:
     shapes = []
@@ -103,40 +95,43 @@ def _lesions(
             volume = Volume.load_labels(seg)
             labels = to_classes(volume.data[0], scheme, name=str(seg))
             smallest = MIN_COMPONENT_MM3 / 1000 / volume.voxel_ml
-            shapes += _parts(labels, volume.spacing_mm, smallest, f"{name} tumour")
+            shapes += _components(labels, volume.spacing_mm, smallest, f"{name} tumour")
         if healthy is not None:
             volume = Volume.load_mask(healthy)
             labels = volume.data[0] * np.uint8(ED)
-            shapes += _parts(labels, volume.spacing_mm, MIN_HOLE_VOXELS, f"{name} healthy mask")
+            shapes += _components(
+                labels, volume.spacing_mm, MIN_HOLE_VOXELS, f"{name} healthy mask"
+            )
     except SynthError as error:
         return [], error.message
     return shapes, ""
 
 
-def _parts(
+def _components(
     labels: np.ndarray, spacing_mm: Sequence[float], smallest: float, source: str
 ) -> list[Shape]:
     """Return the connected components as shapes on isotropic grids."""
     numbers, _ = ndimage.label(labels > 0, ANY_NEIGHBOUR)
-    found = []
+    shapes = []
     for number, box in enumerate(ndimage.find_objects(numbers), start=1):
         mine = numbers[box] == number
         if mine.sum() < smallest:
             continue
         part, step = labels[box] * mine, min(spacing_mm)
         if max(spacing_mm) > (1 + SAME_SPACING) * step:  # thick slices: no shape of theirs is known
-            part = ndimage.zoom(part, np.array(spacing_mm) / step, order=0, grid_mode=True,
-                                mode="nearest")  # fmt: skip
-        found.append(Shape(labels=part, spacing_mm=step, source=f"{source} {len(found)}"))
-    return found
+            zoom = np.array(spacing_mm) / step
+            part = ndimage.zoom(part, zoom, order=0, grid_mode=True, mode="nearest")
+        shapes.append(Shape(labels=part, spacing_mm=step, source=f"{source} {len(shapes)}"))
+    return shapes
 
 
 @functools.lru_cache(maxsize=1)
-def _model(path: Path, device: str) -> Any:
+def load_model(path: Path, device: str) -> Any:
+    """Load the generator of shapes, once a process."""
     import torch
 
-    from label_gan.generate import load
+    from label_gan import generate
     from synth.base.devices import pick
 
     torch.set_num_threads(1)  # sums in one order: the same shapes whatever the machine does
-    return load(path, pick(device))
+    return generate.load(path, pick(device))

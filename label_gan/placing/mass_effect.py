@@ -24,7 +24,7 @@ LEAST_MM = 0.05
 """Smaller shifts are none: interpolation would only blur."""
 
 
-def came_from(tumour: np.ndarray, brain: np.ndarray, spacing_mm: Sequence[float]) -> np.ndarray:
+def trace_tissue(tumour: np.ndarray, brain: np.ndarray, spacing_mm: Sequence[float]) -> np.ndarray:
     """Return where each voxel's tissue was before the tumour grew, in voxels.
 
     Args:
@@ -46,7 +46,7 @@ def came_from(tumour: np.ndarray, brain: np.ndarray, spacing_mm: Sequence[float]
     return (index - offset * shift / spacing).astype(np.float32)  # (3, X, Y, Z)
 
 
-def displaced(image: np.ndarray, where: np.ndarray) -> np.ndarray:
+def displace(image: np.ndarray, where: np.ndarray) -> np.ndarray:
     """Return (C, X, Y, Z) intensities carried along; voxels that do not move stay bit for bit."""
     still = (where == np.indices(image.shape[1:], np.float32)).all(0)
     moved = [ndimage.map_coordinates(c, where, order=1, mode="nearest") for c in image]

@@ -7,16 +7,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 from scipy import ndimage
 
-from label_gan.placing.lesion_pool import ShapeSource
+from label_gan.placing.lesion_pool import LesionPool
 from label_gan.placing.location_prior import weights
-from label_gan.placing.mass_effect import came_from, displaced
-from label_gan.rotate import turned
+from label_gan.placing.mass_effect import displace, trace_tissue
+from label_gan.shape import rotate
 from synth.base.errors import SynthError
 from synth.base.seeding import mix
 from synth.data.case import MODALITIES, Case
@@ -31,11 +30,11 @@ Kind = Literal["healthy", "tumour"]
 LESIONS: dict[str, tuple[float, ...]] = {"healthy": (0.45, 0.45, 0.10), "tumour": (1.0,)}
 """Probability of one, two, three … components, as the predecessor drew healthy masks."""
 TRIES = 20
-"""Shapes for which a place is sought before a made case is given up, as in the predecessor."""
+"""Shapes for which a place is sought before a new case is given up, as in the predecessor."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Plan:
+class MaskOptions:
     """What is to be made of each case."""
 
     kind: Kind = "healthy"
@@ -56,7 +55,7 @@ class Plan:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Scene:
+class MeasuredBrain:
     """A case, measured once for everything that is made of it."""
 
     case: Case
@@ -65,23 +64,17 @@ class Scene:
     """(X, Y, Z) bool: what is there already, dilated."""
     site: Site
 
-    @property
-    def image(self) -> Volume:
-        """Any of the scans: they share a grid."""
-        return next(iter(self.images.values()))
-
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Made:
-    """A new case: its files by what follows the id, copied or new, and its record."""
+class NewCase:
+    """A new case: its new files by what follows the id, and its record."""
 
     id: str
     volumes: Mapping[str, Volume]
-    copies: Mapping[str, Path]
     record: Mapping[str, Any]
 
 
-def scene_of(case: Case, kind: Kind, heat: np.ndarray | None) -> Scene:
+def measure(case: Case, kind: Kind, heat: np.ndarray | None) -> MeasuredBrain:
     """Read a case; everything that is read of it must be sound."""
     if kind == "healthy":
         case.path("t1n")
@@ -96,49 +89,50 @@ def scene_of(case: Case, kind: Kind, heat: np.ndarray | None) -> Scene:
     tumour = tumour_mask(case, image)
     prior = None if heat is None else weights(heat, brain, image.affine)
     where = site(brain, tumour, image.spacing_mm, prior=prior)
-    return Scene(case=case, images=images, tumour=tumour, site=where)
+    return MeasuredBrain(case=case, images=images, tumour=tumour, site=where)
 
 
-def make(scene: Scene, index: int, shapes: ShapeSource, plan: Plan) -> Made:
+def make_case(brain: MeasuredBrain, index: int, pool: LesionPool, options: MaskOptions) -> NewCase:
     """Make new case number `index` of a brain; where there is no room, only its record says so."""
-    rng = np.random.default_rng(mix(plan.seed, scene.case.id, index))
-    count = 1 + int(rng.choice(len(plan.lesions), p=np.array(plan.lesions) / sum(plan.lesions)))
-    where, lesions, parts = scene.site, [], []
-    record: dict[str, Any] = {
-        "source": scene.case.id,
-        "kind": plan.kind,
+    case = brain.case
+    rng = np.random.default_rng(mix(options.seed, case.id, index))
+    probabilities = np.array(options.lesions) / sum(options.lesions)
+    count = 1 + int(rng.choice(len(probabilities), p=probabilities))
+    where, lesions, parts = brain.site, [], []
+    gave_up, volumes = None, {}
+    for number in range(1, count + 1):
+        labels, facts = _place(where, pool, options.kind, rng)
+        if labels is None:
+            gave_up = f"no place for component {number} of {count}: {facts}"
+            break
+        parts.append(facts)
+        lesions.append(labels * brain.site.brain)
+        where = where.occupied(labels > 0)
+    else:
+        tumour = options.kind == "tumour"
+        volumes = _tumour(brain, lesions, options) if tumour else _healthy_mask(brain, lesions)
+    record = {
+        "source": case.id,
+        "kind": options.kind,
         "index": index,
         "wanted": count,
-        "gave_up": None,
+        "gave_up": gave_up,
         "components": parts,
     }
-    made_id = f"{scene.case.id}-{plan.kind}{index:02d}"
-    for number in range(1, count + 1):
-        labels, facts = _lesion(where, shapes, plan, rng)
-        if labels is None:
-            reason = f"no place for component {number} of {count}: {facts}"
-            return Made(id=made_id, volumes={}, copies={}, record=record | {"gave_up": reason})
-        parts.append(facts)
-        lesions.append(labels * scene.site.brain)
-        where = where.occupied(labels > 0)
-    if plan.kind == "tumour":
-        volumes = _tumour(scene, lesions, plan.mass_effect)
-        return Made(id=made_id, volumes=volumes, copies={}, record=record)
-    volumes, copies = _healthy(scene, lesions), {"t1n": scene.case.path("t1n")}
-    return Made(id=made_id, volumes=volumes, copies=copies, record=record)
+    return NewCase(id=f"{case.id}-{options.kind}{index:02d}", volumes=volumes, record=record)
 
 
-def _lesion(
-    where: Site, shapes: ShapeSource, plan: Plan, rng: np.random.Generator
+def _place(
+    where: Site, pool: LesionPool, kind: Kind, rng: np.random.Generator
 ) -> tuple[np.ndarray | None, Any]:
     """Return the labels of a placed shape and its facts, or None and why."""
+    voxel_ml = float(np.prod(where.spacing_mm)) / 1000
     sizes = []
     for attempt in range(1, TRIES + 1):
-        shape, facts = shapes.draw(rng, min(where.spacing_mm))
-        labels = turned(shape, where.spacing_mm, rng)
-        if plan.kind == "healthy":
+        shape, facts = pool.draw(rng, min(where.spacing_mm))
+        labels = rotate(shape, where.spacing_mm, rng)
+        if kind == "healthy":
             labels = ndimage.binary_fill_holes(labels > 0) * np.uint8(ED)
-        voxel_ml = float(np.prod(where.spacing_mm)) / 1000
         sizes.append(float((labels > 0).sum()) * voxel_ml)
         corner = find(labels > 0, where, rng) if sizes[-1] else None
         if corner is not None:
@@ -162,31 +156,33 @@ def _facts(mask: np.ndarray, where: Site, voxel_ml: float) -> dict[str, Any]:
     }
 
 
-def _healthy(scene: Scene, lesions: list[np.ndarray]) -> dict[str, Volume]:
+def _healthy_mask(brain: MeasuredBrain, lesions: list[np.ndarray]) -> dict[str, Volume]:
     """Return the files of the inpainting challenge, the old tumour voided with the new holes."""
-    image, healthy = scene.image, np.any(lesions, axis=0)
-    mask = healthy | scene.tumour
-    empty = np.float32(background_of(image.data[0]))
+    t1n, healthy = brain.images["t1n"], np.any(lesions, axis=0)
+    mask = healthy | brain.tumour
+    empty = np.float32(background_of(t1n.data[0]))
     return {
-        "t1n-voided": image.with_data(np.where(mask, empty, image.data[0])),
-        "mask": image.with_data(mask),
-        "mask-healthy": image.with_data(healthy),
-        "mask-unhealthy": image.with_data(scene.tumour),
+        "t1n-voided": t1n.with_data(np.where(mask, empty, t1n.data[0])),
+        "mask": t1n.with_data(mask),
+        "mask-healthy": t1n.with_data(healthy),
+        "mask-unhealthy": t1n.with_data(brain.tumour),
     }
 
 
-def _tumour(scene: Scene, lesions: list[np.ndarray], mass_effect: bool) -> dict[str, Volume]:
+def _tumour(
+    brain: MeasuredBrain, lesions: list[np.ndarray], options: MaskOptions
+) -> dict[str, Volume]:
     """Return the new label map, without the old labels, the brain, and displaced scans if asked."""
-    image, brain = scene.image, scene.site.brain
+    inside, image = brain.site.brain, next(iter(brain.images.values()))
     volumes = {
-        "seg": image.with_data(to_scheme(np.max(lesions, axis=0), scene.case.scheme)),
-        "brain": image.with_data(brain),
+        "seg": image.with_data(to_scheme(np.max(lesions, axis=0), brain.case.scheme)),
+        "brain": image.with_data(inside),
     }
-    if mass_effect:
-        wheres = [came_from(lesion > 0, brain, image.spacing_mm) for lesion in lesions]
-        for name, scan in scene.images.items():
+    if options.mass_effect:
+        wheres = [trace_tissue(lesion > 0, inside, image.spacing_mm) for lesion in lesions]
+        for name, scan in brain.images.items():
             data = scan.data
             for where in wheres:
-                data = displaced(data, where)
+                data = displace(data, where)
             volumes[f"{name}-displaced"] = scan.with_data(data)
     return volumes

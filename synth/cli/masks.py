@@ -122,33 +122,34 @@ def masks(
     """
     source = shapes.read(cohort=data is not None)
     if data is None:
-        from label_gan.write_masks import write_drawings
+        from label_gan.write_masks import write_masks
 
-        failed = write_drawings(
-            batch.share(range(count)), out, source["model"], device=device, force=batch.force,
-            scheme="brats2023" if scheme == "auto" else scheme,
-            wish={"seed": seed, "truncation": shapes.truncation, "volume_ml": source["volume_ml"]},
+        drawn = {"seed": seed, "truncation": shapes.truncation, "volume_ml": source["volume_ml"]}
+        failed = write_masks(
+            batch.share(range(count)), out, source["model"], options=drawn, device=device,
+            scheme="brats2023" if scheme == "auto" else scheme, force=batch.force,
         )  # fmt: skip
         return 2 if failed else 0
     if per_case < 1:
         raise SynthError(f"--per-case {per_case}", hint="1 or more")
 
-    from label_gan.placing.cohort import augmented_split, create, creator_of
-    from label_gan.placing.place_lesions import LESIONS, Plan
+    from label_gan.placing.cohort import CohortWriter, write_new_split
+    from label_gan.placing.place_lesions import LESIONS, MaskOptions
 
-    plan = Plan(
-        kind=kind, lesions=shapes.components or LESIONS[kind], mass_effect=mass_effect, seed=seed
-    )
+    lesions = shapes.components or LESIONS[kind]
+    options = MaskOptions(kind=kind, lesions=lesions, mass_effect=mass_effect, seed=seed)
     cohort = _cohort(data, split, scheme)
     source["device"] = device
-    creator = creator_of(cohort.training, out, plan, per_case=per_case, shapes=source, prior=prior)
+    writer = CohortWriter(
+        cohort.training, out, options, per_case=per_case, shapes=source, prior=prior
+    )
     cases = batch.share([e.case for e in cohort.training])
-    failed = create(creator, cases, workers=workers, force=batch.force)
+    failed = writer.write(cases, workers=workers, force=batch.force)
     if kind == "healthy" and out.exists():
         import os
 
         root = Path(os.path.commonpath([data.resolve(), out.resolve()]))
-        path = augmented_split(cohort, out, root)
+        path = write_new_split(cohort, out, root)
         print(f"to train on them: synth train wdm3d --data {root} --split {path} --out runs/made")
     return 2 if failed else 0
 

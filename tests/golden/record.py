@@ -27,6 +27,8 @@ import torch
 from PIL import Image
 from threadpoolctl import threadpool_limits
 
+from tests.toy_models import weights_by_rule
+
 HERE = Path(__file__).parent
 OUTPUTS = HERE / "outputs.json"
 PREVIOUS = HERE / "previous"
@@ -171,13 +173,6 @@ def _prepare(name: str) -> None:
     if name == "convert public":
         golden = json.loads((PUBLIC / "gligan_label_generator.json").read_text())
         torch.save(weights_by_rule(golden["state_dict"]), "LabelGenerator.pth")
-
-
-def weights_by_rule(shapes: dict[str, list[int]]) -> dict[str, torch.Tensor]:
-    """Fill a state dict by the rule of public/README.md."""
-    from tests.test_wdm3d_legacy import ruled
-
-    return ruled(shapes)
 
 
 def _state() -> dict[str, tuple[int, int]]:
