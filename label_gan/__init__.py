@@ -27,3 +27,8 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     module = "label_gan.shape" if name == "Shape" else "label_gan.generate"
     return getattr(importlib.import_module(module), name)
+
+
+def __dir__() -> list[str]:
+    """Return the public names, imported yet or not."""
+    return list(__all__)
