@@ -118,7 +118,7 @@ def parsed(words: Sequence[str] | None) -> argparse.Namespace:
 
 def main(words: Sequence[str] | None = None) -> None:
     wish = parsed(words)
-    log.configure(0)
+    log.configure()
     device = pick(wish.device)
     listed = read_split(wish.split, wish.data).testing if wish.split else ()
     real = [entry.case for entry in listed] or [c for c in discover(wish.data) if not c.is_made]

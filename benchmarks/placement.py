@@ -42,10 +42,11 @@ def blind(shape: np.ndarray, where: Site, rng: np.random.Generator) -> tuple[np.
 def jobs(cases: int, each: int, size: str) -> Iterator[tuple[np.ndarray, Site]]:
     """Turned tumours of some phantoms, each with a brain to lie in."""
     made = [make_phantom(k, size=size) for k in range(cases)]  # ty: ignore[invalid-argument-type]
-    pool = [components(p.seg.data[0] > 0)[0] for p in made]
+    pool = [components(p.volumes["seg"].data[0] > 0)[0] for p in made]
     rng = np.random.default_rng(0)
     for phantom in made:
-        where = site(brain_mask(phantom.t1n), phantom.unhealthy.data[0], phantom.t1n.spacing_mm)
+        image, unhealthy = phantom.volumes["t1n"], phantom.volumes["mask-unhealthy"]
+        where = site(brain_mask(image), unhealthy.data[0], image.spacing_mm)
         for _ in range(each):
             yield vary(pool[int(rng.integers(len(pool)))], rng), where
 

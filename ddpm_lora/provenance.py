@@ -20,10 +20,9 @@ from synth.data.split import (
     TRAIN_ONLY,
     Entry,
     Split,
-    folds_of,
+    find_folds,
     patient_marks,
     read_split,
-    seen_folds,
     write_split,
 )
 from synth.evaluate.quality_filter import scans_hash
@@ -100,11 +99,11 @@ class Pedigree:
             return None
         donors = [Case(id=name, files={}) for name in record["source"].get("donors", ())]
         marks = [*(record.get("patients") or ()), *patient_marks(donors)]
-        found = set(seen_folds(self.split, marks))
+        found = find_folds(self.split, marks)
         if record.get("unmarked", True):  # an older record does not tell of the label map's model
             if self.held_out is None:
                 return None
-            found |= set(folds_of(self.split)) - {self.held_out}
+            found |= set(self.split.folds) - {self.held_out}
         return tuple(sorted(found))
 
     def _entry(self, case: Case) -> Entry | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -18,6 +19,11 @@ from synth.training import log
 torch.set_num_threads(1)  # small tensors: a second thread only waits (and xdist has the other core)
 LPS = np.array([[-1.0, 0, 0, 0], [0, -1, 0, 23], [0, 0, 1, 0], [0, 0, 0, 1]])
 FIXTURES = Path(__file__).parent / "golden" / "public"
+
+
+def golden(name: str) -> dict:
+    """What a public network answered, and the shapes of its weights."""
+    return json.loads((FIXTURES / f"{name}.json").read_text())
 
 
 @pytest.fixture(autouse=True)

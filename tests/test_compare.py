@@ -36,7 +36,7 @@ from synth.data.split import Entry, Split, patient_marks, write_split
 from synth.data.volume import Volume
 from synth.evaluate.segmentation_scores import RegionScore, write_scores
 from tests.conftest import LPS
-from tests.test_train import environment
+from tests.toy_recipe import environment
 
 EDGE = 32
 SMALL = replace(PRESETS["tiny"], width=4, patch=(32, 32, 32), spacing_mm=1.0, augment="none")

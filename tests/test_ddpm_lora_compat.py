@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import zlib
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,6 +21,7 @@ from synth.checkpoints import checkpoint
 from synth.cli import main
 from synth.diffusion.sampling import ddpm, levels
 from tests.conftest import FIXTURES
+from tests.toy_models import weights_by_rule
 
 NARROW = replace(PRESETS["meddpm"], width=8, groups=4, multipliers=(1, 2), crop=(8, 8, 8))
 BUFFERS = (
@@ -31,18 +31,6 @@ BUFFERS = (
     *("posterior_log_variance_clipped", "posterior_mean_coef1", "posterior_mean_coef2"),
     "posterior_mean_coef3",
 )
-
-
-def ruled(shapes: dict[str, list[int]]) -> dict[str, Tensor]:
-    """Weights by the fixtures' rule: a function of each entry's name."""
-    weights = {}
-    for key, shape in shapes.items():
-        draw = torch.randn(shape, generator=torch.Generator().manual_seed(zlib.crc32(key.encode())))
-        if len(shape) >= 2:
-            weights[key] = draw / math.sqrt(math.prod(shape[1:]))
-        else:
-            weights[key] = 1 + 0.1 * draw if key.endswith("weight") else 0.1 * draw
-    return weights
 
 
 def dump(network: dict[str, Tensor], prefix: str = "denoise_fn.") -> dict[str, Tensor]:
@@ -56,7 +44,7 @@ def dump(network: dict[str, Tensor], prefix: str = "denoise_fn.") -> dict[str, T
 def narrow_weights() -> dict[str, Tensor]:
     with torch.device("meta"):
         network = build(NARROW)
-    return ruled({k: list(v.shape) for k, v in network.state_dict().items()})
+    return weights_by_rule({k: list(v.shape) for k, v in network.state_dict().items()})
 
 
 def converted(content: object, folder: Path, *more: str) -> checkpoint.Checkpoint:
@@ -69,7 +57,7 @@ def converted(content: object, folder: Path, *more: str) -> checkpoint.Checkpoin
 def test_public_weights_give_their_own_answers(tmp_path: Path) -> None:
     path = FIXTURES / "meddpm_unet_brats.json"
     file = json.loads(path.read_text())
-    weights = ruled(file["state_dict"])
+    weights = weights_by_rule(file["state_dict"])
     other = {key: torch.zeros(()) for key in dump({"x": torch.zeros(())})}
     loaded = converted({"step": 9, "model": other, "ema": dump(weights)}, tmp_path)
     assert (loaded.family, loaded.config) == ("ddpm_lora", PRESETS["meddpm"])
@@ -185,7 +173,7 @@ def test_250_ancestral_steps_equal_the_plain_algorithm() -> None:
     with torch.device("meta"):
         shapes = {k: list(v.shape) for k, v in build(config).state_dict().items()}
     network = build(config).eval()
-    network.load_state_dict(ruled(shapes))
+    network.load_state_dict(weights_by_rule(shapes))
     classes = torch.randint(0, 5, (1, 4, 4, 4), generator=torch.Generator().manual_seed(0))
     planes = planes_of(classes)
     start = torch.randn(1, 4, 4, 4, 4, generator=torch.Generator().manual_seed(1))

@@ -11,7 +11,6 @@ from synth.data.fill import (
     mirror,
     mirror_axis,
     mirror_rim,
-    reflect,
 )
 from tests.conftest import ball, brain
 
@@ -85,10 +84,3 @@ def test_the_other_side_of_a_hole_across_the_midline_is_filled_harmonically() ->
     hole = ball(image.shape, (12, 10, 9), 3)
     filled = mirror(np.where(hole, 0, image), hole)
     assert np.allclose(filled, harmonic(np.where(hole, 0, image), hole))
-
-
-def test_reflect_is_an_involution_where_it_stays_inside() -> None:
-    data = np.arange(10)[:, None, None] * np.ones((10, 2, 2))
-    twice = reflect(reflect(data, 11, fill=-1), 11, fill=-1)
-    assert np.array_equal(twice[2:], data[2:])
-    assert (twice[:2] == -1).all()

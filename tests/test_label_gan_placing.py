@@ -21,7 +21,7 @@ from label_gan.placing.place_lesions import MaskOptions, make_case, measure
 from label_gan.shape import Shape
 from synth.cli import main
 from synth.data.case import discover
-from synth.data.split import Split, folds, patient_marks, read_split, write_split
+from synth.data.split import Split, patient_marks, read_split, split_cases, write_split
 from synth.phantom.cohort import write_cohort
 from tests.conftest import ball, files_of
 
@@ -150,8 +150,8 @@ def test_a_killed_run_goes_on(phantoms: Path, tmp_path: Path) -> None:
 def test_nothing_of_a_held_out_case_is_trained_on(phantoms: Path, tmp_path: Path) -> None:
     data = tmp_path / "data"
     shutil.copytree(phantoms, data)
-    entries = folds(discover(data)[:3], 3)
-    dealt = Split(training=tuple(entries), testing=tuple(folds(discover(data)[3:], 1)))
+    entries = split_cases(discover(data)[:3], count=3).training
+    dealt = Split(training=entries, testing=split_cases(discover(data)[3:], count=1).training)
     split = write_split(data / "folds.json", dealt, data)
     assert masks(data, data / "made", "--split", str(split), "--per-case", "2") == 0
     made = read_split(data / "made" / "split.json", data)

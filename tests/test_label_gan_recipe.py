@@ -31,7 +31,7 @@ from synth.metrics.shape import DESCRIBED
 from synth.training.config import TrainConfig
 from synth.training.loop import train
 from tests.conftest import LPS, onion
-from tests.test_train import assert_same, state
+from tests.toy_recipe import assert_same, state
 
 SMALL = {
     "ordered": Config(grid=16, latent=4, width=4, critic_width=4, sizes=16),
@@ -82,10 +82,7 @@ def run(cohort: Path, out: Path, kind: str, *, dies_after: int | None = None) ->
         steps=20, batch_size=2, accumulate=2, save_every=10, validate_every=0, decay="cosine",
         warmup_steps=3,
     )  # fmt: skip
-    train(
-        recipe, items, out, settings, describe=describe, device="cpu",
-        write=recipe.writer(describe),
-    )  # fmt: skip
+    train(recipe, items, out, settings, describe=describe, device="cpu")
 
 
 @pytest.mark.parametrize("kind", ["ordered", "alpha"])

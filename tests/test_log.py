@@ -10,7 +10,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from synth.data.volume import Volume
 from synth.training import log
-from synth.training.log import METRICS, Progress, RunLog, forget_after, read_metrics, three_planes
+from synth.training.log import METRICS, Progress, RunLog, middle_planes, read_metrics
 
 
 def volume(data: np.ndarray) -> Volume:
@@ -18,6 +18,7 @@ def volume(data: np.ndarray) -> Volume:
 
 
 def test_scalars_after_resuming_name_each_step_once(tmp_path):
+    (tmp_path / METRICS).write_text('{"step": 1}\n{"step": 2}\n')  # killed before its first save
     with RunLog(tmp_path) as first:
         for step in range(1, 8):
             first.scalars(step, {"loss": 1 / step})
@@ -26,50 +27,35 @@ def test_scalars_after_resuming_name_each_step_once(tmp_path):
     with RunLog(tmp_path, resumed_step=4) as second:
         for step in range(5, 11):
             second.scalars(step, {"loss": -1.0})
-    records = read_metrics(tmp_path / METRICS)
+        second.scalars(11, {"loss": float("nan")})
+    *records, last = read_metrics(tmp_path / METRICS)
     assert [r["step"] for r in records] == list(range(1, 11))
     assert [r["loss"] for r in records] == [1, 1 / 2, 1 / 3, 1 / 4] + [-1.0] * 6
     board = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
     scalars = [(e.step, round(e.value, 4)) for e in board.Scalars("loss")]
-    assert scalars == [(r["step"], round(r["loss"], 4)) for r in records]
+    assert scalars[:-1] == [(r["step"], round(r["loss"], 4)) for r in records]
+    text = (tmp_path / METRICS).read_text().splitlines()[-1]
+    assert last == json.loads(text, parse_constant=pytest.fail) == {"step": 11, "loss": None}
 
 
-def test_a_run_killed_before_its_first_save_starts_afresh(tmp_path):
-    (tmp_path / METRICS).write_text('{"step": 1}\n{"step": 2}\n')
-    forget_after(tmp_path / METRICS, 0)
-    assert (tmp_path / METRICS).read_text() == ""
-
-
-def test_nan_is_written_as_json(tmp_path):
-    with RunLog(tmp_path) as run:
-        run.scalars(1, {"loss": float("nan"), "other": 2.0})
-    text = (tmp_path / METRICS).read_text()
-    assert json.loads(text, parse_constant=pytest.fail) == {"step": 1, "loss": None, "other": 2.0}
-
-
-def test_three_planes_show_the_middle_of_each_axis(tmp_path):
+def test_middle_planes_show_the_middle_of_each_axis(tmp_path):
     data = np.zeros((1, 4, 6, 8), np.int16)
     data[0, 2, 1, 6] = 10  # on the sagittal plane only (x is the middle)
-    image = three_planes(volume(data))
+    image = middle_planes(volume(data))
     assert image.shape == (8, (6 + 1) + (4 + 1) + (4 + 1))
     assert np.argwhere(image == 255).tolist() == [[8 - 1 - 6, 1]]
     assert image.sum() == 255
     two = np.concatenate([data, data]).astype(bool)
-    assert np.array_equal(three_planes(volume(two)), np.concatenate([image, image]))
+    assert np.array_equal(middle_planes(volume(two)), np.concatenate([image, image]))
     with RunLog(tmp_path) as run:
         run.images(3, {"mask": volume(two)})
     board = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
     assert [(e.step, e.height, e.width) for e in board.Images("mask")] == [(3, 16, 17)]
-
-
-def test_images_are_windowed_and_constants_are_black():
     ramp = np.linspace(-1, 1, 1000, dtype=np.float32).reshape(1, 10, 10, 10)
-    image = three_planes(volume(ramp))
-    expected = (
-        255 * (ramp[0, 5, 0, 5] - np.percentile(ramp, 1)) / np.ptp(np.percentile(ramp, (1, 99)))
-    )
-    assert image[10 - 1 - 5, 0] == round(float(expected))
-    assert three_planes(volume(np.full((1, 3, 3, 3), 7, np.float32))).max() == 0
+    low, high = np.percentile(ramp, (1, 99))
+    shown = 255 * (ramp[0, 5, 0, 5] - low) / (high - low)
+    assert middle_planes(volume(ramp))[10 - 1 - 5, 0] == round(float(shown))
+    assert middle_planes(volume(np.full((1, 3, 3, 3), 7, np.float32))).max() == 0
 
 
 def test_progress_without_a_terminal_speaks_in_lines(caplog, capsys):
@@ -82,19 +68,15 @@ def test_progress_without_a_terminal_speaks_in_lines(caplog, capsys):
     assert caplog.messages[0].startswith("train 5/10 loss 0.25, ")
     assert caplog.messages[-1] == "train 10/10 loss 0.25, 00:00 left"
     caplog.clear()
-    with Progress(10, label="train", every_seconds=3600) as progress:
-        progress.advance(loss=1)
-    with Progress(10, label="train", shown=False, every_seconds=0) as progress:
-        progress.advance(loss=1)
+    for options in ({"every_seconds": 3600}, {"shown": False, "every_seconds": 0}):
+        with Progress(10, label="train", **options) as progress:
+            progress.advance(loss=1)
     assert caplog.messages == []
 
 
 def test_progress_on_a_terminal_is_a_bar(monkeypatch, caplog):
-    class Terminal(io.StringIO):
-        def isatty(self) -> bool:
-            return True
-
-    terminal = Terminal()
+    terminal = io.StringIO()
+    terminal.isatty = lambda: True
     monkeypatch.setattr("sys.stderr", terminal)
     caplog.set_level(logging.INFO)
     with Progress(3, label="train", every_seconds=0) as progress:
@@ -104,26 +86,13 @@ def test_progress_on_a_terminal_is_a_bar(monkeypatch, caplog):
     assert caplog.messages == []
 
 
-@pytest.fixture
-def own_loggers():
-    names = ("synth", *log.families.FAMILIES)
-    before = {n: (logging.getLogger(n).handlers[:], logging.getLogger(n).level) for n in names}
-    yield
-    for name, (handlers, level) in before.items():
-        logger = logging.getLogger(name)
-        logger.handlers[:], logger.propagate = handlers, True
-        logger.setLevel(level)
-
-
 @pytest.mark.parametrize(
-    ("verbosity", "rank", "heard"),
-    [(-1, "0", "w"), (0, "0", "iw"), (1, "0", "diw"), (1, "3", "w")],
+    ("verbose", "rank", "heard"), [(False, "0", "iw"), (True, "0", "diw"), (True, "3", "w")]
 )
-@pytest.mark.usefixtures("own_loggers")
-def test_configure_sets_what_is_heard(monkeypatch, capsys, verbosity, rank, heard):
+def test_configure_sets_what_is_heard(monkeypatch, capsys, verbose, rank, heard):
     monkeypatch.setenv("RANK", rank)
-    log.configure(verbosity)
-    log.configure(verbosity)  # twice configured is not twice said
+    log.configure(verbose=verbose)
+    log.configure(verbose=verbose)  # twice configured is not twice said
     for name in ("synth.training.loop", "wdm3d.recipe"):
         logger = logging.getLogger(name)
         logger.debug("d"), logger.info("i"), logger.warning("w")

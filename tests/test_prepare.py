@@ -45,7 +45,7 @@ def test_every_orientation_goes_and_comes_back(order: tuple, signs: tuple) -> No
     assert (np.diag(prepared.frame.affine)[:3] > 0).all()
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(
     shape=st.tuples(*[st.integers(9, 26)] * 3),
     orientation=st.sampled_from(ORIENTATIONS),

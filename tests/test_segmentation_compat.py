@@ -1,9 +1,7 @@
 """Public MedNeXt weights go through `synth convert` and answer as the original networks do."""
 
 import json
-import math
 import re
-import zlib
 from pathlib import Path
 
 import pytest
@@ -16,20 +14,9 @@ from synth.base.errors import SynthError
 from synth.checkpoints import checkpoint
 from synth.cli import main
 from tests.conftest import FIXTURES
+from tests.toy_models import weights_by_rule
 
 GOLDEN = {"mednext_small_k3_ds": "mednext_s", "mednext_base_k3": "mednext_b"}
-
-
-def ruled(shapes: dict[str, list[int]]) -> dict[str, torch.Tensor]:
-    """Weights by the fixtures' rule: a function of each entry's name."""
-    weights = {}
-    for key, shape in shapes.items():
-        draw = torch.randn(shape, generator=torch.Generator().manual_seed(zlib.crc32(key.encode())))
-        if len(shape) >= 2:
-            weights[key] = draw / math.sqrt(math.prod(shape[1:]))
-        else:
-            weights[key] = 1 + 0.1 * draw if key.endswith("weight") else 0.1 * draw
-    return weights
 
 
 @pytest.mark.parametrize("name", GOLDEN)
@@ -37,7 +24,7 @@ def test_official_weights_answer_as_the_original(name: str, tmp_path: Path) -> N
     path = FIXTURES / f"{name}.json"
     golden = json.loads(path.read_text())
     source = tmp_path / "model_final_checkpoint.model"
-    torch.save({"epoch": 1000, "state_dict": ruled(golden["state_dict"])}, source)
+    torch.save({"epoch": 1000, "state_dict": weights_by_rule(golden["state_dict"])}, source)
     assert main(["convert", str(source), "-o", str(tmp_path / "model")]) == 0
     loaded = checkpoint.load(tmp_path / "model")
     deep = golden["config"]["deep_supervision"]

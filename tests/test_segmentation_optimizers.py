@@ -14,9 +14,8 @@ from synth.checkpoints import checkpoint
 from synth.training.config import TrainConfig
 from synth.training.learning_rate import Patience, learning_rate_scale
 from synth.training.loop import train
-from tests.test_train import assert_same, state
 from tests.toy_recipe import Config as ToyConfig
-from tests.toy_recipe import Items, OneRecipe, register
+from tests.toy_recipe import Items, OneRecipe, assert_same, register, state
 
 DESCRIBE = {"family": "toy", "preset": "tiny", "config": ToyConfig()}
 

@@ -22,7 +22,7 @@ from synth.data.case import discover
 from synth.metrics.overlap import dice
 from synth.phantom.cohort import write_cohort
 from tests.conftest import write_case
-from tests.test_train import assert_same, state
+from tests.toy_recipe import assert_same, state
 
 SMALL = Config(width=4, patch=(16, 16, 16), spacing_mm=1.0, augment="light")
 

@@ -20,8 +20,7 @@ import pytest
 
 from synth.base.errors import SynthError
 from synth.cli import look_up, main
-from synth.data import split as folds
-from synth.data.case import Case, discover
+from synth.data.case import discover
 from synth.data.split import Entry, Split, read_split, write_split
 from synth.evaluate.quality_filter import read_kept
 from synth.evaluate.scans.judge import evaluate_synthesis
@@ -194,69 +193,6 @@ def test_a_scan_whose_tumour_is_elsewhere_passes_no_gate(tmp_path: Path) -> None
         tmp_path / "made", tmp_path / "real", tmp_path / "out", keep=[rule], pictures=False
     )
     assert sorted(read_kept(tmp_path / "out")) == [f"BraTS-GLI-0002{k}-000" for k in range(4)]
-
-
-def cases(count: int) -> list[Case]:
-    return [Case(id=f"BraTS-GLI-{i:05d}-{scan:03d}", files={"t1n": Path(f"/d/{i}-{scan}.nii.gz")})
-            for i in range(count) for scan in (0, 1)]  # fmt: skip
-
-
-def test_patients_are_dealt_whole_and_put_aside_whole() -> None:
-    dealt = folds.deal(cases(7), sizes=(4, 3), seed=3)
-    of = {fold: {e.case.patient for e in dealt.training if e.fold == fold} for fold in (0, 1)}
-    assert (len(of[0]), len(of[1])) == (4, 3)
-    assert not of[0] & of[1]
-    without = folds.without(dealt, (1,))
-    assert {e.case.patient for e in without.training} == of[0]
-    assert {e.case.patient for e in without.testing} == of[1]
-    assert {e.case.patient for e in folds.only(dealt, (1,)).training} == of[1]
-    with pytest.raises(SynthError, match="4 \\+ 4 patients, but there are 7"):
-        folds.deal(cases(7), sizes=(4, 4), seed=3)
-    with pytest.raises(SynthError, match="no fold 2"):
-        folds.without(dealt, (2,))
-    torn = Split(training=tuple(replace(e, fold=i % 2) for i, e in enumerate(dealt.training)))
-    with pytest.raises(SynthError, match="in another"):
-        folds.without(torn, (1,))
-    assert folds.kept_or_dealt(dealt, count=0, sizes=(), seed=9) == dealt
-    with pytest.raises(SynthError, match="already"):
-        folds.kept_or_dealt(dealt, count=5, sizes=(), seed=9)
-
-
-def test_made_cases_of_two_folds_are_joined_under_ids_of_their_own() -> None:
-    dealt = folds.deal(cases(3), count=3, seed=0)
-    source = dealt.training[0].case
-    made = Entry(case=Case(id=f"{source.id}-tumour00-synth00", files={}), fold=-1,
-                 source=source.id, seen_folds=(0,))  # fmt: skip
-    splits = [replace(dealt, training=(*dealt.training, made))] * 2
-    found = [e for e in folds.joined(splits).training if e.source]
-    assert len({e.case.id for e in found}) == 2
-    assert {e.case.patient for e in found} == {source.patient}
-    assert {e.case.origin for e in found} == {source.id}
-    assert folds.real(folds.joined(splits)) == list(dealt.training)
-    with pytest.raises(SynthError, match="differ in their real cases"):
-        folds.joined([splits[0], folds.deal(cases(4), count=3, seed=0)])
-
-
-def test_a_split_that_has_made_cases_already_is_left_as_it_is(tmp_path: Path) -> None:
-    for case in cases(2):
-        path = tmp_path / "data" / case.id / f"{case.id}-t1n.nii.gz"
-        path.parent.mkdir(parents=True)
-        path.touch()
-    file = tmp_path / "folds.json"
-    words = ["split", str(tmp_path / "data"), "-o", str(file), "--folds", "2"]
-    assert main(words) == 0
-    assert {e.fold for e in read_split(file).training} == {0, 1}
-    values = json.loads(file.read_text())
-    row = dict(values["training"][0], case="a-synth00", source=values["training"][0]["case"])
-    values["training"].append(row | {"fold": -1})
-    file.write_text(json.dumps(values))
-    before = file.read_bytes()
-    assert main(words) == 0
-    assert file.read_bytes() == before
-    assert main([*words, "--seed", "1"]) == 0  # the same folds by chance
-    assert main([*words, "--seed", "3"]) == 2  # other folds are refused
-    assert file.read_bytes() == before
-    assert main([*words[:2], "-o", str(file), "--sizes", "1", "1", "--only", "0"]) == 2
 
 
 def stub(name: str, *words: str, folder: Path, always: bool = False) -> Stage:

@@ -1,8 +1,6 @@
 """The U-Net against the public networks it must be able to be."""
 
-import json
 import math
-import zlib
 from dataclasses import replace
 
 import pytest
@@ -12,7 +10,8 @@ import torch.nn.functional as F  # noqa: N812
 from synth.base.errors import SynthError
 from synth.diffusion.unet import Attention, UNet, timestep_embedding
 from synth.diffusion.unet_config import UNetConfig
-from tests.conftest import FIXTURES
+from tests.conftest import golden
+from tests.toy_models import seeded, weights_by_rule
 
 WDM = UNetConfig()
 MED_DDPM = UNetConfig(
@@ -45,28 +44,16 @@ def built(config: UNetConfig) -> UNet:
 
 
 def random(*shape: int, seed: int = 0) -> torch.Tensor:
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
-
-
-def weights(shapes: dict[str, list[int]]) -> dict[str, torch.Tensor]:
-    """The rule of the fixtures' README."""
-    filled = {}
-    for key, shape in shapes.items():
-        r = random(*shape, seed=zlib.crc32(key.encode()))
-        if len(shape) >= 2:
-            filled[key] = r / math.sqrt(math.prod(shape[1:]))
-        else:
-            filled[key] = 1 + 0.1 * r if key.endswith("weight") else 0.1 * r
-    return filled
+    return seeded(list(shape), seed)
 
 
 @pytest.mark.parametrize("name", GOLDEN)
 def test_public_networks_have_our_names_and_give_their_own_answers(name):
-    file = json.loads((FIXTURES / f"{name}.json").read_text())
+    file = golden(name)
     network = on_meta(GOLDEN[name]).eval()
     assert {k: list(v.shape) for k, v in network.state_dict().items()} == file["state_dict"]
     assert sum(p.numel() for p in network.parameters()) == file["parameters"]
-    network.load_state_dict(weights(file["state_dict"]), strict=True, assign=True)
+    network.load_state_dict(weights_by_rule(file["state_dict"]), strict=True, assign=True)
     entry, expected = file["input"], file["output"]
     x = random(*entry["x_shape"], seed=entry["x_seed"])
     seed = entry.get("condition_seed")

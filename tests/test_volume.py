@@ -1,5 +1,6 @@
 """NIfTI in and out: values, grid and header survive; damage is named in one line."""
 
+import contextlib
 import gzip
 import subprocess
 import sys
@@ -14,18 +15,28 @@ from synth.base.files import atomic_path
 from synth.data.volume import Volume
 from tests.conftest import LPS, brain
 
-DTYPES = [np.uint8, np.int8, np.int16, np.uint16, np.int32, np.float32, np.float64]
 
-
-def write(path: Path, data: np.ndarray, affine: np.ndarray = LPS, **header: float) -> Path:
-    image = nib.Nifti1Image(data, affine)
-    if header:
-        image.header.set_slope_inter(header["slope"], header["inter"])
-    nib.save(image, path)
+def write(path: Path, data: np.ndarray) -> Path:
+    nib.save(nib.Nifti1Image(data, LPS), path)
     return path
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
+def huge(version: int) -> bytes:
+    """A header that claims more voxels than there can be, and a few bytes behind it."""
+    if version == 1:
+        header = nib.Nifti1Image(np.zeros((2, 2, 2), np.int16), LPS).header
+        header["dim"][1:4] = 32767  # the largest a NIfTI-1 header can claim
+    else:
+        header = nib.Nifti2Header()
+        header.set_data_dtype(np.int16)
+        header.set_data_shape((10**5, 10**5, 10**5))
+        header["vox_offset"], header["magic"] = 544, b"n+2\0\r\n\x1a\n"
+    return header.binaryblock + bytes(100)
+
+
+@pytest.mark.parametrize(
+    "dtype", [np.uint8, np.int8, np.int16, np.uint16, np.int32, np.float32, np.float64]
+)
 def test_values_of_every_dtype_survive_the_round_trip(tmp_path: Path, dtype: type) -> None:
     data = (brain() / 5).astype(dtype)
     volume = Volume.load(write(tmp_path / "a.nii.gz", data))
@@ -33,22 +44,18 @@ def test_values_of_every_dtype_survive_the_round_trip(tmp_path: Path, dtype: typ
     assert again.get_data_dtype() == np.float32
     assert np.array_equal(np.asanyarray(again.dataobj), data.astype(np.float32))
     assert np.array_equal(again.affine, LPS)
+    assert (tmp_path / "b.nii.gz").read_bytes() == volume.save(tmp_path / "c.nii.gz").read_bytes()
 
 
 def test_slope_and_intercept_are_applied_once(tmp_path: Path) -> None:
     raw = np.arange(60, dtype=np.int16).reshape(3, 4, 5)
-    image = nib.Nifti1Image(raw, LPS)
-    image.header.set_slope_inter(0.5, 3)
-    image.header.set_data_dtype(np.int16)
-    blob = bytearray(image.to_bytes())
-    hdr = nib.Nifti1Header(bytes(blob[:348]), check=False)
-    hdr["scl_slope"], hdr["scl_inter"] = 0.5, 3
-    blob[:348] = hdr.binaryblock
+    blob = bytearray(nib.Nifti1Image(raw, LPS).to_bytes())
+    header = nib.Nifti1Header(bytes(blob[:348]), check=False)
+    header["scl_slope"], header["scl_inter"] = 0.5, 3
+    blob[:348] = header.binaryblock
     (tmp_path / "a.nii").write_bytes(bytes(blob))
-    expected = np.asanyarray(nib.load(tmp_path / "a.nii").dataobj)
     volume = Volume.load(tmp_path / "a.nii")
-    assert expected.max() != raw.max()
-    assert np.array_equal(volume.data[0], expected.astype(np.float32))
+    assert np.array_equal(volume.data[0], 0.5 * raw + 3)
     again = nib.load(volume.save(tmp_path / "b.nii.gz"))
     assert np.array_equal(np.asanyarray(again.dataobj), volume.data[0])
 
@@ -64,75 +71,45 @@ def test_header_facts_are_kept(tmp_path: Path) -> None:
     assert (int(again["sform_code"]), int(again["qform_code"])) == (4, 1)
 
 
-def test_same_content_gives_the_same_bytes(tmp_path: Path) -> None:
-    volume = Volume(data=brain()[None], affine=LPS)
-    assert volume.save(tmp_path / "a.nii.gz").read_bytes() == (
-        volume.save(tmp_path / "b.nii.gz").read_bytes()
-    )
+def singular(path: Path) -> None:
+    image = nib.Nifti1Image(brain(), None)
+    image.header["sform_code"] = 1  # and its rows are all zero
+    nib.save(image, path)
 
 
-def damaged(tmp_path: Path, kind: str) -> Path:
-    path = tmp_path / "bad.nii.gz"
-    if kind == "text":
-        path.write_text("not an image")
-    elif kind == "truncated":
-        blob = gzip.compress(nib.Nifti1Image(brain(), LPS).to_bytes())
-        path.write_bytes(blob[: len(blob) // 2])
-    elif kind == "four":
-        write(path, np.zeros((4, 4, 4, 3), np.float32))
-    elif kind == "huge":
-        header = nib.Nifti1Image(np.zeros((2, 2, 2), np.int16), LPS).header
-        header["dim"][1:4] = 32767  # the largest a NIfTI-1 header can claim
-        path.write_bytes(gzip.compress(header.binaryblock + bytes(100)))
-    elif kind == "nan":
-        data = brain()
-        data[3, 3, 3] = np.nan
-        write(path, data)
-    elif kind == "affine":
-        image = nib.Nifti1Image(brain(), None)
-        image.header["sform_code"] = 1  # and its rows are all zero
-        nib.save(image, path)
-    elif kind == "complex":
-        write(path, brain().astype(np.complex64))
-    return path
+def half(path: Path) -> None:
+    blob = gzip.compress(nib.Nifti1Image(brain(), LPS).to_bytes())
+    path.write_bytes(blob[: len(blob) // 2])
 
 
 @pytest.mark.parametrize(
-    ("kind", "words"),
+    ("damage", "words"),
     [
-        ("missing", "no such file"),
-        ("text", "cannot be read"),
-        ("truncated", "cannot be read"),
-        ("four", "3-D"),
-        ("huge", "claims 32767"),
-        ("nan", "NaN or Inf"),
-        ("affine", "singular"),
-        ("complex", "complex64"),
+        (lambda _: None, "no such file"),
+        (lambda p: p.write_text("not an image"), "cannot be read"),
+        (half, "cannot be read"),
+        (lambda p: write(p, np.zeros((4, 4, 4, 3), np.float32)), "3-D"),
+        (lambda p: p.write_bytes(gzip.compress(huge(1))), "claims 32767"),
+        (lambda p: p.write_bytes(gzip.compress(huge(2))), "claims 100000×100000×100000"),
+        (lambda p: write(p, np.where(brain() > 700, np.nan, 1.0)), "NaN or Inf"),
+        (singular, "singular"),
+        (lambda p: write(p, brain().astype(np.complex64)), "complex64"),
     ],
 )
-def test_damage_is_named_with_a_hint(tmp_path: Path, kind: str, words: str) -> None:
+def test_damage_is_named_with_a_hint(tmp_path: Path, damage, words: str) -> None:
+    damage(tmp_path / "bad.nii.gz")
     with pytest.raises(SynthError, match=words) as caught:
-        Volume.load(damaged(tmp_path, kind))
+        Volume.load(tmp_path / "bad.nii.gz")
     assert caught.value.hint
     assert "\n" not in str(caught.value)
 
 
-def test_header_of_ten_to_the_fifteen_voxels_allocates_nothing(tmp_path: Path) -> None:
-    header = nib.Nifti2Header()
-    header.set_data_dtype(np.int16)
-    header.set_data_shape((10**5, 10**5, 10**5))
-    header["vox_offset"], header["magic"] = 544, b"n+2\0\r\n\x1a\n"
-    (tmp_path / "a.nii").write_bytes(header.binaryblock + bytes(64))
-    with pytest.raises(SynthError, match="claims 100000×100000×100000"):
-        Volume.load(tmp_path / "a.nii")
-
-
 def test_masks_and_labels_are_strict(tmp_path: Path) -> None:
-    half = write(tmp_path / "half.nii.gz", (brain() > 0) * 0.5)
+    fractions = write(tmp_path / "half.nii.gz", (brain() > 0) * 0.5)
     with pytest.raises(SynthError, match="0 and 1 only"):
-        Volume.load_mask(half)
+        Volume.load_mask(fractions)
     with pytest.raises(SynthError, match="whole numbers"):
-        Volume.load_labels(half)
+        Volume.load_labels(fractions)
     assert Volume.load_mask(write(tmp_path / "m.nii.gz", (brain() > 0) * 1.0)).data.dtype == bool
 
 
@@ -149,15 +126,12 @@ def test_different_grids_are_refused() -> None:
 def test_failed_write_leaves_the_old_file_and_no_rubbish(tmp_path: Path) -> None:
     path = tmp_path / "a.txt"
     path.write_text("old")
-
-    def interrupted() -> None:
-        with atomic_path(path) as temporary:
-            temporary.write_text("half")
-            raise RuntimeError
-
-    with pytest.raises(RuntimeError):
-        interrupted()
+    with contextlib.suppress(RuntimeError), atomic_path(path) as temporary:
+        temporary.write_text("half")
+        raise RuntimeError
     assert path.read_text() == "old"
+    with pytest.raises(SynthError, match="cannot write"):
+        Volume(data=brain()[None], affine=LPS).save(path / "a.nii.gz")
     assert [p.name for p in tmp_path.iterdir()] == ["a.txt"]
 
 
@@ -181,9 +155,3 @@ def test_a_full_disk_leaves_nothing_half_written(tmp_path: Path) -> None:
     assert "cannot write" in answer.stdout
     assert "free space" in answer.stdout
     assert list(tmp_path.iterdir()) == []
-
-
-def test_writing_without_room_or_right_is_one_sentence(tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("")
-    with pytest.raises(SynthError, match="cannot write"):
-        Volume(data=brain()[None], affine=LPS).save(tmp_path / "file" / "a.nii.gz")

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from synth.base.errors import SynthError
 from synth.diffusion.wavelet import BANDS, any_in_block, dwt3, idwt3
-from tests.conftest import FIXTURES
+from tests.conftest import golden
 
 KEYS = ["".join(key) for key in product("ad", repeat=3)]
 
@@ -25,11 +25,11 @@ def random(*shape: int, seed: int = 0) -> torch.Tensor:
 
 
 def test_bands_are_those_the_published_networks_were_trained_on():
-    golden = json.loads((FIXTURES / "wdm_haar3d.json").read_text())
-    generator = torch.Generator().manual_seed(golden["input"]["seed"])
-    y = dwt3(torch.randn(golden["input"]["shape"], generator=generator))
-    assert tuple(golden["bands"]) == BANDS
-    for i, values in enumerate(golden["bands"].values()):
+    file = golden("wdm_haar3d")
+    generator = torch.Generator().manual_seed(file["input"]["seed"])
+    y = dwt3(torch.randn(file["input"]["shape"], generator=generator))
+    assert tuple(file["bands"]) == BANDS
+    for i, values in enumerate(file["bands"].values()):
         torch.testing.assert_close(y[:, i].flatten(), torch.tensor(values), atol=1e-6, rtol=0)
 
 

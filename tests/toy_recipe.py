@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 from torch import nn
 
@@ -24,6 +25,7 @@ from synth.data.volume import Volume
 from synth.training import log
 from synth.training.config import TrainConfig
 from synth.training.loop import train
+from synth.training.recipe import whole_model_writer
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,6 +113,9 @@ class OneRecipe:
         grid = batch["x"].cpu().numpy().reshape(1, 2, 2, 1).astype(np.float32)
         return {"x": Volume(data=grid, affine=np.diag([2.0, 2.0, 2.0, 1.0]))}
 
+    def writer(self, describe):
+        return whole_model_writer(describe)
+
 
 class GanRecipe(OneRecipe):
     """Generator with encoder, critic, code critic: three optimizers in turn."""
@@ -146,18 +151,51 @@ class GanRecipe(OneRecipe):
 RECIPES = {"one": OneRecipe, "gan": GanRecipe}
 
 
-def run(out: Path, *, kind: str = "one", seconds: float = 0.0, validate: bool = True, **settings):
+def run(out: Path, *, kind: str = "one", items: Items | None = None, **settings):
     register()
     config = TrainConfig(**{"validate_every": 5, "save_every": 5, "log_every": 1} | settings)
     return train(
         RECIPES[kind](),
-        Items(seconds=seconds),
+        Items() if items is None else items,
         out,
         config,
         describe={"family": "toy", "preset": "tiny", "config": Config(kind=kind)},
-        validation=Items(3) if validate else None,
+        validation=Items(3),
         device="cpu",
     )
+
+
+def environment(**more: str) -> dict[str, str]:
+    root = str(Path(__file__).parents[1])
+    return os.environ | {"PYTHONPATH": root, "OMP_NUM_THREADS": "1"} | more
+
+
+def state(out: Path) -> dict:
+    return torch.load(out / "last" / "state.pt", weights_only=True)
+
+
+def leaves(tree, name="") -> dict:
+    """Flatten nested containers, so that two states can be compared entry by entry."""
+    if isinstance(tree, dict):
+        pairs = tree.items()
+    elif isinstance(tree, list | tuple):
+        pairs = enumerate(tree)
+    else:
+        return {name: tree}
+    return {k: v for key, inner in pairs for k, v in leaves(inner, f"{name}/{key}").items()}
+
+
+def assert_same(a: dict, b: dict, *, tolerance: float = 0.0) -> None:
+    a, b = leaves(a), leaves(b)
+    a.pop("/training"), b.pop("/training")
+    assert a.keys() == b.keys()
+    for key, value in a.items():
+        if not isinstance(value, torch.Tensor):
+            assert value == (pytest.approx(b[key], abs=tolerance) if tolerance else b[key]), key
+        elif tolerance:
+            torch.testing.assert_close(value, b[key], rtol=0, atol=tolerance)
+        else:
+            assert torch.equal(value, b[key]), key
 
 
 def killed(out: Path, kind: str, kills: int, **settings) -> None:
@@ -205,7 +243,8 @@ def main() -> None:
     log.configure()
     if args.kills:
         killed(args.out, args.kind, args.kills, **args.settings)
-    summary = run(args.out, kind=args.kind, seconds=args.seconds, **args.settings)
+    items = Items(seconds=args.seconds)
+    summary = run(args.out, kind=args.kind, items=items, **args.settings)
     print(json.dumps(summary))
 
 

@@ -23,7 +23,7 @@ from ddpm_lora.config import Config
 from ddpm_lora.state_space import ATLAS, EDGE, MEAN, PLACES, SPREAD
 from synth.base import manifest
 from synth.base.config import from_dict, to_dict
-from synth.base.errors import SynthError
+from synth.base.errors import SynthError, first_line
 from synth.base.files import read_json
 from synth.checkpoints import checkpoint
 from synth.checkpoints.checkpoint import (
@@ -142,7 +142,7 @@ def read(path: str | Path) -> Adapter:
         stored = load_file(folder / ADAPTER)
     except TORN as error:
         raise SynthError(
-            f"{folder / ADAPTER}: cannot be read: {checkpoint.first_line(error)}",
+            f"{folder / ADAPTER}: cannot be read: {first_line(error)}",
             hint="the adapter is damaged; copy it again",
         ) from error
     settings = settings if isinstance(settings, dict) else {}

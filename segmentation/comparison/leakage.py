@@ -33,16 +33,10 @@ class Cohorts:
     """Made cases for other folds, after an inner patient, or without all four scans."""
 
 
-def folds_of(split: Split) -> list[int]:
-    """Return the folds of the real cases."""
-    return sorted({e.fold for e in split.training if e.fold is not None and e.fold >= 0})
-
-
 def cohorts(split: Split, fold: int, *, inner_share: float) -> Cohorts:
     """Deal the cases of one fold, or say what leaks."""
-    if fold not in folds_of(split):
-        raise SynthError(f"no fold {fold} in this split", hint=f"it has {folds_of(split)}")
-    real = [e for e in split.training if e.source is None]
+    split.require_fold(fold)
+    real = split.real
     tested = [e.case for e in real if e.fold == fold]
     others = [e.case for e in real if e.fold not in (fold, TRAIN_ONLY)]
     both = {c.patient for c in tested} & {e.case.patient for e in real if e.fold != fold}

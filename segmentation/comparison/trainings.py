@@ -19,7 +19,7 @@ from typing import Any
 import torch
 
 from segmentation import finetune
-from segmentation.comparison.leakage import Cohorts, cohorts, folds_of
+from segmentation.comparison.leakage import Cohorts, cohorts
 from segmentation.comparison.training_mix import ARMS, items_of, require_same_real_slots, witness
 from segmentation.config import Config
 from segmentation.data import SegmentationData
@@ -32,7 +32,7 @@ from synth.base.files import read_json, write_json
 from synth.base.seeding import mix
 from synth.checkpoints.checkpoint import read_metadata
 from synth.data.cache import ArrayCache
-from synth.data.split import Split, data_hash, patient_marks, seen_folds
+from synth.data.split import Split, data_hash, find_folds, patient_marks
 from synth.evaluate.segmentation import judge
 from synth.evaluate.segmentation_scores import RegionScore, mean_of, read_scores, write_scores
 from synth.metrics.surface import Convention
@@ -100,7 +100,7 @@ class Study:
     @cached_property
     def cohorts(self) -> dict[int, Cohorts]:
         """Return who does what in each fold."""
-        folds = self.folds or tuple(folds_of(self.split))
+        folds = self.folds or tuple(self.split.folds)
         return {f: cohorts(self.split, f, inner_share=self.inner_share) for f in folds}
 
     @cached_property
@@ -169,7 +169,7 @@ def _require_unseen(study: Study) -> None:
     if marks is None:
         log.warning("%s does not say whom it was trained on: see to it that none is tested", start)
         return
-    if tested := set(seen_folds(study.split, marks)) & study.cohorts.keys():
+    if tested := find_folds(study.split, marks) & study.cohorts.keys():
         raise SynthError(
             f"{start} was trained on patients of fold {min(tested)}, which is tested: a leak",
             hint="begin from weights that have seen none of them, or test other folds (--folds)",
@@ -221,7 +221,7 @@ def _run(study: Study, unit: Unit, label: str) -> float | None:
     recipe = Recipe(study.config, finetune.begin(study.config))
     summary = train(
         recipe, items, folder / "run", replace(study.loop, seed=unit.seed), describe=describe,
-        validation=inner, device=study.device, write=recipe.writer(describe),
+        validation=inner, device=study.device,
         label=label,
     )  # fmt: skip
     if summary["stopped"]:

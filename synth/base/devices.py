@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import logging
-
 import torch
 
-from synth.base.errors import SynthError
-
-log = logging.getLogger(__name__)
+from synth.base.errors import SynthError, first_line
 
 
 def pick(device: str) -> str:
@@ -19,7 +15,7 @@ def pick(device: str) -> str:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
         raise SynthError(
-            f"device {device} is not available: {str(error).splitlines()[0]}",
+            f"device {device} is not available: {first_line(error)}",
             hint="auto, cpu, cuda or cuda:N; `synth info` lists what there is",
         ) from error
     return device

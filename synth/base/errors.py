@@ -22,3 +22,8 @@ class SynthError(Exception):
 
 def _rebuild(kind: type[SynthError], message: str, hint: str) -> SynthError:
     return kind(message, hint=hint)
+
+
+def first_line(error: Exception) -> str:
+    """Return what an error of a library says, in one line."""
+    return (str(error) or repr(error)).splitlines()[0]

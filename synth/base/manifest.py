@@ -19,10 +19,8 @@ LIBRARIES = ("torch", "numpy", "scipy", "nibabel", "monai")
 
 def versions() -> dict[str, str]:
     """Return the versions that a result depends on."""
-    found = {"synth": __version__, "python": platform.python_version()}
-    for name in LIBRARIES:
-        found[name] = importlib.metadata.version(name)
-    return found
+    libraries = {name: importlib.metadata.version(name) for name in LIBRARIES}
+    return {"synth": __version__, "python": platform.python_version(), **libraries}
 
 
 @functools.cache

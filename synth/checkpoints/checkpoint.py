@@ -13,7 +13,7 @@ import logging
 import os
 import shutil
 import struct
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Generator, Mapping
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
@@ -26,14 +26,12 @@ from torch import Tensor, nn
 
 from synth.base import families, manifest
 from synth.base.config import from_dict, to_dict
-from synth.base.errors import SynthError
+from synth.base.errors import SynthError, first_line
 from synth.base.version import __version__
 from synth.base.weights import or_shipped
-from synth.checkpoints.compression import Bits, compact, widened
+from synth.checkpoints.compression import Bits, compress, decompress
 
 FORMAT = 1
-MIGRATIONS: dict[int, Callable[[dict[str, Any]], dict[str, Any]]] = {}
-"""From format n to n + 1: a function of the metadata that returns the new metadata."""
 WEIGHTS = "model.safetensors"
 ADAPTER, ADAPTER_CONFIG = "adapter_model.safetensors", "adapter_config.json"  # peft's names
 STATE = "state.pt"
@@ -45,11 +43,6 @@ TORN += (LookupError, struct.error, SafetensorError)
 """What torch.load and safetensors raise on damaged bytes; they promise no kind of error."""
 
 log = logging.getLogger(__name__)
-
-
-def first_line(error: Exception) -> str:
-    """Return what an error of a library says, in one line."""
-    return (str(error) or repr(error)).splitlines()[0]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -111,7 +104,7 @@ def write(
     }
     text = json.dumps(metadata, indent=1)
     # One key only: safetensors writes several in random order, and equal weights make equal files.
-    save_file(compact(model.state_dict(), bits), folder / WEIGHTS, metadata={"synth": text})
+    save_file(compress(model.state_dict(), bits), folder / WEIGHTS, metadata={"synth": text})
     (folder / CONFIG).write_text(text + "\n", encoding="utf-8")
     shutil.copymode(folder / CONFIG, folder / WEIGHTS)  # safetensors writes for the owner alone
     count = sum(p.numel() for p in model.parameters())
@@ -167,7 +160,7 @@ def load(path: str | Path, *, device: str | torch.device = "cpu") -> Checkpoint:
         raise _not_ours(file) from error
     with torch.random.fork_rng(devices=[]):  # the initial weights are overwritten: draw nothing
         model = family.build.load()(config)
-    load_strictly(model, widened(load_file(file)), name=str(file))
+    load_strictly(model, decompress(load_file(file)), name=str(file))
     model = model.to(device).eval().requires_grad_(False)
     return Checkpoint(
         path=file, family=family.name, preset=preset, config=config, metadata=metadata, model=model
@@ -211,40 +204,30 @@ def read_metadata(path: str | Path) -> dict[str, Any]:
         number = int(metadata["format"])
     except (KeyError, TypeError, ValueError) as error:
         raise _not_ours(file) from error
-    return migrate(metadata, number, name=str(file))
-
-
-def migrate(metadata: dict[str, Any], number: int, *, name: str) -> dict[str, Any]:
-    """Bring metadata of format `number` up to today's, one step at a time."""
-    if number > FORMAT or number < min(MIGRATIONS, default=FORMAT):
+    if number != FORMAT:
         raise SynthError(
-            f"{name} has checkpoint format {number}; this version reads up to {FORMAT}",
+            f"{file} has checkpoint format {number}; this version reads format {FORMAT}",
             hint=f"upgrade synth (this is {__version__})",
         )
-    for step in range(number, FORMAT):
-        metadata = {**MIGRATIONS[step](metadata), "format": step + 1}
     return metadata
 
 
 def load_strictly(model: nn.Module, tensors: Mapping[str, Tensor], *, name: str) -> None:
     """Load weights whose names and shapes must all agree, or say the first that does not."""
     own = model.state_dict()
-    for kind, keys in (("lacks", own.keys() - tensors), ("has besides", tensors.keys() - own)):
-        if keys:
-            raise SynthError(
-                f"{name} {kind} {len(keys)} of the network's weights, first '{min(keys)}'"
-                if kind == "lacks"
-                else f"{name} {kind} {len(keys)} weights unknown to the network, "
-                f"first '{min(keys)}'",
-                hint="the weights and the configuration belong to different networks",
-            )
-    for key, tensor in own.items():
-        if tensor.shape != tensors[key].shape:
-            raise SynthError(
-                f"{name}: '{key}' is {tuple(tensors[key].shape)}, "
-                f"the network expects {tuple(tensor.shape)}",
-                hint="the weights and the configuration belong to different networks",
-            )
+    lacking, unknown = own.keys() - tensors, tensors.keys() - own
+    other = [k for k, v in own.items() if k in tensors and v.shape != tensors[k].shape]
+    problem = ""
+    if lacking:
+        problem = f" lacks {len(lacking)} of the network's weights, first '{min(lacking)}'"
+    elif unknown:
+        problem = f" has {len(unknown)} weights unknown to the network, first '{min(unknown)}'"
+    elif other:
+        found, expected = tuple(tensors[other[0]].shape), tuple(own[other[0]].shape)
+        problem = f": '{other[0]}' is {found}, the network expects {expected}"
+    if problem:
+        hint = "the weights and the configuration belong to different networks"
+        raise SynthError(f"{name}{problem}", hint=hint)
     model.load_state_dict(tensors)
 
 

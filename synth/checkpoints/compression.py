@@ -19,7 +19,7 @@ LARGE = 2**15
 """Weights from which eight bits are worth it."""
 
 
-def compact(weights: Mapping[str, Tensor], bits: Bits) -> dict[str, Tensor]:
+def compress(weights: Mapping[str, Tensor], bits: Bits) -> dict[str, Tensor]:
     """Return copies of weights in 32 (as they are), 16 or 8 bits, on the CPU."""
     stored: dict[str, Tensor] = {}
     for name, tensor in weights.items():
@@ -35,8 +35,8 @@ def compact(weights: Mapping[str, Tensor], bits: Bits) -> dict[str, Tensor]:
     return stored
 
 
-def widened(stored: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return weights as they were before `compact`, but for its rounding of the eight-bit ones."""
+def decompress(stored: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return weights as they were before `compress`, but for its rounding of the eight-bit ones."""
     found = {}
     for name, tensor in stored.items():
         if name.endswith(SCALE):

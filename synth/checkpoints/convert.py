@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import pickle
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from synth.base import families
-from synth.base.errors import SynthError
+from synth.base.errors import SynthError, first_line
 from synth.base.families import Family
 from synth.checkpoints import checkpoint
 from synth.checkpoints.compression import Bits
@@ -57,10 +57,11 @@ def convert(
             raise SynthError(f"{source} is no adapter of {wanted}", hint="see `synth info`")
         return own.publish_adapter.load()(source, out, base=adapter_of)
     if source.is_dir():
-        return _copied(source, Path(out), family, overrides, bits)
-    weights = unwrapped(read_weights(source), name=str(source))
-    found, weights = recognised(weights, family, name=str(source))
-    config, weights = _convert_of(found)(weights, source.name, **(overrides or {}))
+        return _copy(source, Path(out), family, overrides, bits)
+    weights = unwrap(read_weights(source), name=str(source))
+    found, weights = recognise(weights, family, name=str(source))
+    assert found.convert is not None, f"{found.name} recognises weights that it cannot convert"
+    config, weights = found.convert.load()(weights, source.name, **(overrides or {}))
     model = found.build.load()(config)
     checkpoint.load_strictly(model, weights, name=str(source))
     log.info("%s is %s: %d tensors", source, found.name, len(weights))
@@ -75,7 +76,7 @@ def convert(
     )
 
 
-def _copied(
+def _copy(
     source: Path, out: Path, family: str | None, overrides: Mapping[str, Any] | None, bits: Bits
 ) -> Path:
     loaded = checkpoint.load(source)
@@ -105,18 +106,18 @@ def read_weights(source: Path) -> Any:
         return torch.load(source, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise SynthError(
-            f"{source} holds more than weights, or no weights: {_why(error)}",
+            f"{source} holds more than weights, or no weights: {_name_offender(error)}",
             hint="loading objects can run code; where you trust the file, load it with torch "
             "yourself and save the state_dict alone: torch.save(model.state_dict(), …)",
         ) from error
     except checkpoint.TORN as error:
         raise SynthError(
-            f"{source}: cannot be read: {checkpoint.first_line(error)}",
+            f"{source}: cannot be read: {first_line(error)}",
             hint="the file is truncated or not a PyTorch file; copy it again",
         ) from error
 
 
-def unwrapped(content: Any, *, name: str) -> dict[str, Tensor]:
+def unwrap(content: Any, *, name: str) -> dict[str, Tensor]:
     """Return the state dict inside what a training script saved, averaged weights first."""
     while isinstance(content, Mapping):
         tensors = {str(k): v for k, v in content.items() if isinstance(v, Tensor)}
@@ -132,13 +133,13 @@ def unwrapped(content: Any, *, name: str) -> dict[str, Tensor]:
     )
 
 
-def recognised(
+def recognise(
     weights: dict[str, Tensor], family: str | None, *, name: str
 ) -> tuple[Family, dict[str, Tensor]]:
     """Return the family that knows these weights, and the weights under the names it knows."""
     wanted = [families.get(family)] if family else list(families.FAMILIES.values())
     able = [each.name for each in wanted if each.recognise is not None]
-    for candidate in without_prefixes(weights):
+    for candidate in strip_prefixes(weights):
         for each in wanted:
             if each.recognise is not None and each.recognise.load()(candidate):
                 return each, candidate
@@ -149,12 +150,7 @@ def recognised(
     )
 
 
-def _convert_of(family: Family) -> Callable[..., tuple[Any, dict[str, Tensor]]]:
-    assert family.convert is not None, f"{family.name} recognises weights that it cannot convert"
-    return family.convert.load()
-
-
-def without_prefixes(weights: dict[str, Tensor]) -> Iterator[dict[str, Tensor]]:
+def strip_prefixes(weights: dict[str, Tensor]) -> Iterator[dict[str, Tensor]]:
     """Yield the weights under their own names, then with one wrapper's prefix less at a time.
 
     Where only a part carries the prefix, the rest is the wrapper's own, such as the noise schedule
@@ -168,8 +164,7 @@ def without_prefixes(weights: dict[str, Tensor]) -> Iterator[dict[str, Tensor]]:
             yield weights
 
 
-def _why(error: Exception) -> str:
-    """Return the line of torch's long refusal that names the offender."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    named = [line for line in lines if "Unsupported" in line or "GLOBAL" in line]
-    return (named or lines or [repr(error)])[0]
+def _name_offender(error: Exception) -> str:
+    """Return the line of torch's long refusal that names what was refused."""
+    lines = [line.strip() for line in str(error).splitlines()]
+    return next((s for s in lines if "Unsupported" in s or "GLOBAL" in s), first_line(error))

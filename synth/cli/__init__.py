@@ -153,7 +153,7 @@ def run(verb: str, words: Sequence[str]) -> int:
     from synth.training import log
 
     outermost = not logging.getLogger("synth").handlers  # a verb may run others
-    log.configure(1 if values.pop("verbose") else 0)
+    log.configure(verbose=bool(values.pop("verbose")))
     try:
         return int(call.function(**bundle(call.function, values)) or 0)
     finally:

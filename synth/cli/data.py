@@ -116,24 +116,26 @@ def split(
     if sum(map(bool, (testing, only, join))) > 1:
         raise SynthError("--testing, --only and --join", hint="give one of them")
     if join:
-        found = splits.joined([splits.read_split(path, data) for path in join])
+        found = splits.join([splits.read_split(path, data) for path in join])
     elif split is not None:
-        found = splits.kept_or_dealt(
+        found = splits.assign_folds(
             splits.read_split(split, data), count=folds, sizes=sizes, seed=seed
         )
     else:
         cases = [case for case in discover(data, scheme=scheme) if not case.is_made]
         require_unique(cases)
-        found = splits.deal(cases, count=folds, sizes=sizes, seed=seed)
-    if testing or only:
-        found = splits.without(found, testing) if testing else splits.only(found, only)
+        found = splits.split_cases(cases, count=folds, sizes=sizes, seed=seed)
+    if testing:
+        found = splits.set_folds_aside(found, testing)
+    if only:
+        found = splits.keep_folds(found, only)
     root = Path(os.path.commonpath([data.resolve(), out.parent.resolve()]))
     if out.exists() and not join and not force:
-        if not splits.same_real(splits.read_split(out, root), found):
+        if not splits.has_same_real(splits.read_split(out, root), found):
             raise SynthError(f"{out} is another split", hint="--force overwrites it")
     else:
         splits.write_split(out, found, root)
-    sizes_found = [sum(e.fold == k for e in found.training) for k in splits.folds_of(found)]
+    sizes_found = [sum(e.fold == k for e in found.training) for k in found.folds]
     print(
         f"{out}: folds of {', '.join(map(str, sizes_found)) or 'none'} cases, "
         f"{len(found.testing)} for testing; its paths are relative to {root}"

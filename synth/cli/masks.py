@@ -159,14 +159,14 @@ def _cohort(data: Path, split: Path | None, scheme: str) -> Split:
     from dataclasses import replace
 
     from synth.data.case import discover, require_unique
-    from synth.data.split import Entry, Split, read_split, real
+    from synth.data.split import Entry, Split, read_split
 
     if split is None:
         cases = [c for c in discover(data, scheme=scheme) if not c.is_made]
         require_unique(cases)
         return Split(training=tuple(Entry(case=c) for c in cases))
     listed = read_split(split, data)
-    entries = real(listed)
+    entries = listed.real
     if scheme != "auto":
         entries = [replace(e, case=e.case.with_scheme(scheme)) for e in entries]
     require_unique(e.case for e in entries)

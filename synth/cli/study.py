@@ -183,12 +183,12 @@ def _show_cohort(plan: Plan) -> None:
 
 def _folds(split: Path | None, data: Path, count: int) -> tuple[list[int], int]:
     """Return the folds, and how many have to be dealt."""
-    from synth.data.split import DEALT, folds_of, read_split
+    from synth.data.split import DEFAULT_FOLDS, read_split
 
-    own = folds_of(read_split(split, data)) if split else []
+    own = read_split(split, data).folds if split else []
     if own and count not in (0, len(own)):
         raise SynthError(f"{split} has folds {own}", hint="leave --folds out")
-    dealt = 0 if own else count or DEALT
+    dealt = 0 if own else count or DEFAULT_FOLDS
     if not own and dealt < 2:
         raise SynthError(f"--folds {dealt}", hint="2 or more; --fold 0 tests one of them alone")
     return own or list(range(dealt)), dealt

@@ -66,7 +66,7 @@ def train(
     from synth.base.seeding import mix
     from synth.data.split import data_hash, patient_marks
     from synth.training.loop import train as run
-    from synth.training.run_state import require_begun_alike
+    from synth.training.run_state import require_same_run
 
     if parts.fit_to_data is not None:
         config = parts.fit_to_data.load()(config, training, cache=folder / "cache")
@@ -79,7 +79,7 @@ def train(
         "patients": patient_marks(training),
         "command": training_command(words, settings),
     }
-    require_begun_alike(folder, describe)
+    require_same_run(folder, describe)
     if device != "auto":  # Accelerate chooses for auto: it knows how many processes there are
         pick(device)
     torch.manual_seed(mix(loop.seed, "initial weights"))
@@ -90,7 +90,6 @@ def train(
     print(f"{family}/{preset}: {counts} → {folder}")
     summary = run(
         recipe, items, folder, loop, describe=describe, validation=validation, device=device,
-        write=recipe.writer(describe),
     )  # fmt: skip
     _print_summary(summary, loop, folder)
     timed = 0 < loop.max_seconds <= summary["seconds"]

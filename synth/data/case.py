@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from synth.base.errors import SynthError
-from synth.data.labels import region as region  # the judges take it from here
 from synth.data.labels import require_scheme, scheme_regions
 from synth.data.volume import Volume
 
@@ -116,10 +115,8 @@ def split_name(path: Path) -> tuple[str, str] | None:
     for suffix in _BY_LENGTH:
         if stem.endswith(suffix) and len(stem) > len(suffix):
             return stem[: -len(suffix)], SUFFIXES[suffix]
-    folder = path.parent.name
-    if folder in FOLDERS:
-        return stem, FOLDERS[folder]
-    return None
+    role = FOLDERS.get(path.parent.name)
+    return (stem, role) if role else None
 
 
 def discover(root: Path, *, scheme: str = "auto") -> list[Case]:
@@ -129,7 +126,7 @@ def discover(root: Path, *, scheme: str = "auto") -> list[Case]:
     if not root.exists():
         raise SynthError(f"{root}: no such folder", hint="check the path and its spelling")
     found: dict[str, dict[str, list[Path]]] = {}
-    paths = list(_files(root))
+    paths = [root] if root.is_file() else sorted(p for p in root.rglob("*.nii*") if p.is_file())
     for path in paths:
         name = split_name(path)
         if name:
@@ -150,12 +147,6 @@ def discover(root: Path, *, scheme: str = "auto") -> list[Case]:
     ]
 
 
-def _files(root: Path) -> Iterator[Path]:
-    if root.is_file():
-        return iter([root])
-    return iter(sorted(p for p in root.rglob("*.nii*") if p.is_file()))
-
-
 def _unnamed(paths: Sequence[Path]) -> str:
     """Say which files were there, all with names that fit no naming."""
     odd = [p.name for p in paths if p.name.endswith(_ENDINGS) and not p.name.startswith(".")]
@@ -169,8 +160,11 @@ def require_unique(cases: Iterable[Case]) -> None:
     seen: set[str] = set()
     for case in cases:
         if case.id in seen or case.duplicates:
-            other = f": {case.duplicates[0]}" if case.duplicates else ""
-            raise SynthError(
-                f"case id {case.id} occurs twice{other}", hint="remove or rename one of them"
-            )
+            raise occurs_twice(case)
         seen.add(case.id)
+
+
+def occurs_twice(case: Case) -> SynthError:
+    """Return the error for a case whose id occurs twice, or whose role has two files."""
+    other = f": {case.duplicates[0]}" if case.duplicates else ""
+    return SynthError(f"case id {case.id} occurs twice{other}", hint="remove or rename one of them")

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from synth.base.errors import SynthError
-from synth.data.case import MASKS, MODALITIES, Case
+from synth.data.case import MODALITIES, Case, occurs_twice
 from synth.data.prepare import brain_mask
 from synth.data.volume import Volume
 
@@ -46,34 +47,26 @@ class Finding:
 
 def check(cases: Sequence[Case]) -> Iterator[Finding]:
     """Examine every case; problems are collected, not raised."""
-    expected = expected_roles(cases)
+    counts = Counter(role for c in cases for role in c.files)
+    expected = [r for r, n in counts.items() if n >= COMMON * len(cases)]
     ids = Counter(c.id for c in cases)
     for case in cases:
-        yield check_case(case, expected, repeated=ids[case.id] > 1)
+        errors = [occurs_twice(case)] if ids[case.id] > 1 or case.duplicates else []
+        errors += [
+            SynthError(f"no {role} file", hint="most cases have one; add it or remove the case")
+            for role in expected
+            if role not in case.files
+        ]
+        yield _check_case(case, errors)
 
 
-def expected_roles(cases: Sequence[Case]) -> tuple[str, ...]:
-    """Return the roles that at least half of the cohort has."""
-    counts = Counter(role for c in cases for role in c.files)
-    return tuple(r for r, n in counts.items() if n >= COMMON * len(cases))
-
-
-def check_case(case: Case, expected: Sequence[str] = (), *, repeated: bool = False) -> Finding:
-    """Read everything a case has and collect what is wrong with it."""
-    errors: list[SynthError] = []
-    if repeated or case.duplicates:
-        other = f": {case.duplicates[0]}" if case.duplicates else ""
-        hint = "remove or rename one of them"
-        errors.append(SynthError(f"case id {case.id} occurs twice{other}", hint=hint))
-    errors += [
-        SynthError(f"no {role} file", hint="most cases have one; add it or remove the case")
-        for role in expected
-        if role not in case.files
-    ]
+def _check_case(case: Case, errors: list[SynthError]) -> Finding:
+    """Read everything a case has, and add what is wrong with it to its errors."""
     volumes: dict[str, Volume] = {}
     for role in case.files:
-        _collect(errors, lambda role=role: volumes.update({role: case.load(role)}))
-    _collect_pairs(errors, volumes)
+        with _collect(errors):
+            volumes[role] = case.load(role)
+    _check_volumes(volumes, errors)
     first = next(iter(volumes.values()), None)
     seg = volumes.get("seg")
     return Finding(
@@ -85,6 +78,32 @@ def check_case(case: Case, expected: Sequence[str] = (), *, repeated: bool = Fal
         roles=tuple(case.files),
         tumour_ml=round(float((seg.data > 0).sum()) * seg.voxel_ml, 2) if seg else None,
     )
+
+
+def _check_volumes(volumes: dict[str, Volume], errors: list[SynthError]) -> None:
+    """Require a brain in each image; then one grid for all, and masks that leave some brain."""
+    images = [r for r in (*MODALITIES, "voided") if r in volumes]
+    before = len(errors)
+    for role in images:
+        with _collect(errors):
+            require_brain(volumes[role], role)
+    if not images or len(errors) > before:
+        return
+    image = volumes[images[0]]
+    for role, volume in volumes.items():
+        with _collect(errors):
+            if role in ("mask", "healthy"):
+                require_usable_mask(volume, image, (images[0], role))
+            else:
+                image.require_same_grid(volume, (images[0], role))
+
+
+@contextlib.contextmanager
+def _collect(errors: list[SynthError]) -> Generator[None]:
+    try:
+        yield
+    except SynthError as error:
+        errors.append(error)
 
 
 def require_brain(image: Volume, name: str) -> np.ndarray:
@@ -106,26 +125,3 @@ def require_usable_mask(mask: Volume, image: Volume, names: tuple[str, str]) -> 
             f"{names[1]}: the mask covers the whole brain",
             hint="is it a brain mask? The region to inpaint is wanted",
         )
-
-
-def _collect(errors: list[SynthError], action: Callable[[], object]) -> None:
-    try:
-        action()
-    except SynthError as error:
-        errors.append(error)
-
-
-def _collect_pairs(errors: list[SynthError], volumes: dict[str, Volume]) -> None:
-    images = [r for r in (*MODALITIES, "voided") if r in volumes]
-    reference = images[0] if images else None
-    before = len(errors)
-    for role in images:
-        _collect(errors, lambda role=role: require_brain(volumes[role], role))
-    if reference is None or len(errors) > before:
-        return
-    image = volumes[reference]
-    for role, volume in volumes.items():
-        if role in ("mask", "healthy"):
-            _collect(errors, lambda r=role, v=volume: require_usable_mask(v, image, (reference, r)))
-        elif role in (*MASKS, *MODALITIES, "seg", "voided"):
-            _collect(errors, lambda r=role, v=volume: image.require_same_grid(v, (reference, r)))

@@ -34,7 +34,7 @@ def harmonic(image: np.ndarray, hole: np.ndarray) -> np.ndarray:
     """Fill smoothly: the steady temperature of a hole whose rim is held at the known values."""
     box = _around(hole, 1)
     inner, boundary = _laplacian(image[box], hole[box], rows=hole[box])
-    return _solved(image, hole, -inner, boundary)
+    return _solve(image, hole, -inner, boundary)
 
 
 def biharmonic(image: np.ndarray, hole: np.ndarray, tolerance: float = TOLERANCE) -> np.ndarray:
@@ -42,7 +42,7 @@ def biharmonic(image: np.ndarray, hole: np.ndarray, tolerance: float = TOLERANCE
     box = _around(hole, 3)
     rows = ndimage.binary_dilation(hole[box], FACES)
     inner, boundary = _laplacian(image[box], hole[box], rows=rows)
-    return _solved(image, hole, (inner.T @ inner).tocsr(), -(inner.T @ boundary), tolerance)
+    return _solve(image, hole, (inner.T @ inner).tocsr(), -(inner.T @ boundary), tolerance)
 
 
 def mirror_axis(image: np.ndarray, known: np.ndarray, reach: int = 8) -> int:
@@ -64,20 +64,17 @@ def reflect(data: np.ndarray, axis_sum: int, fill: float = 0) -> np.ndarray:
     return result
 
 
-def mirror(image: np.ndarray, hole: np.ndarray, *, unknown: np.ndarray | None = None) -> np.ndarray:
-    """Fill with the other hemisphere; where that is unknown too, harmonically.
-
-    Args:
-        image: (X, Y, Z).
-        hole: (X, Y, Z) bool, what to fill.
-        unknown: other voxels not to copy from (a tumour); the hole always is.
-    """
-    unknown = hole if unknown is None else hole | unknown
-    axis_sum = mirror_axis(image, ~unknown)
-    return mirrored_fill(image, hole, unknown, axis_sum)
+def mirror(image: np.ndarray, hole: np.ndarray) -> np.ndarray:
+    """Fill with the other hemisphere; where that is unknown too, harmonically."""
+    return _fill_from_reflection(image, hole, hole, mirror_axis(image, ~hole))
 
 
-def mirrored_fill(
+def mirror_rim(image: np.ndarray, hole: np.ndarray) -> np.ndarray:
+    """Fill with the other hemisphere, shifted smoothly so that it meets the rim."""
+    return mirror_rim_fill(image, hole, hole, mirror_axis(image, ~hole))
+
+
+def _fill_from_reflection(
     image: np.ndarray, hole: np.ndarray, unknown: np.ndarray, axis_sum: int
 ) -> np.ndarray:
     """Fill from the reflection x → axis_sum − x where it is known, harmonically where not."""
@@ -87,19 +84,11 @@ def mirrored_fill(
     return harmonic(filled, rest) if rest.any() else filled
 
 
-def mirror_rim(
-    image: np.ndarray, hole: np.ndarray, *, unknown: np.ndarray | None = None
-) -> np.ndarray:
-    """Fill with the other hemisphere, shifted smoothly so that it meets the rim."""
-    unknown = hole if unknown is None else hole | unknown
-    return mirror_rim_fill(image, hole, unknown, mirror_axis(image, ~unknown))
-
-
 def mirror_rim_fill(
     image: np.ndarray, hole: np.ndarray, unknown: np.ndarray, axis_sum: int
 ) -> np.ndarray:
-    """`mirror_rim` about a known axis."""
-    guess = mirrored_fill(image, hole, unknown, axis_sum)
+    """Do as `mirror_rim`, about a known axis; `unknown` is not copied from, as the hole."""
+    guess = _fill_from_reflection(image, hole, unknown, axis_sum)
     rim = ndimage.binary_dilation(hole, FACES) & ~hole
     usable = reflect(~unknown, axis_sum, fill=False)
     # A rim voxel whose partner is unknown has no offset of its own: it takes its neighbours'.
@@ -160,7 +149,7 @@ def _laplacian(
     return sparse.csr_matrix((weight, (row, column)), shape=shape), known_part
 
 
-def _solved(
+def _solve(
     image: np.ndarray,
     hole: np.ndarray,
     matrix: sparse.csr_matrix,

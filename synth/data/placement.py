@@ -47,11 +47,6 @@ class Site:
     weight: np.ndarray | None = None
     """(N,) running sum of a location prior over the candidates; None where all are alike."""
 
-    @property
-    def has_prior(self) -> bool:
-        """Whether some places are likelier than others."""
-        return self.weight is not None
-
     def occupied(self, mask: np.ndarray) -> Site:
         """Return the site with a mask on it, which no other may touch."""
         (box,) = ndimage.find_objects(mask.astype(np.uint8))
@@ -144,7 +139,8 @@ def find(shape: np.ndarray, where: Site, rng: np.random.Generator) -> np.ndarray
     Of the first two valid places drawn, the one farther from the tumour is taken; where the site
     has a prior, which a choice would bend, the first.
     """
-    found = list(itertools.islice(valid_corners(shape, where, rng), 1 if where.has_prior else 2))
+    count = 2 if where.weight is None else 1
+    found = list(itertools.islice(valid_corners(shape, where, rng), count))
     middle = np.array(shape.shape) // 2
     return max(found, key=lambda at: where.distance_mm[tuple(at + middle)], default=None)
 

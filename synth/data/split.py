@@ -22,7 +22,7 @@ from synth.data.case import MODALITIES, Case, guess_scheme, require_unique, spli
 
 FORMAT = 1
 TRAIN_ONLY = -1
-DEALT = 5  # folds where nobody says how many
+DEFAULT_FOLDS = 5
 
 # JSON key of the predecessors → role
 KEYS = {
@@ -52,11 +52,24 @@ class Split:
     training: tuple[Entry, ...] = ()
     testing: tuple[Entry, ...] = ()
 
+    @property
+    def real(self) -> list[Entry]:
+        """The training cases that nobody made."""
+        return [e for e in self.training if e.source is None]
+
+    @property
+    def folds(self) -> list[int]:
+        """The numbers of the folds that real cases are in."""
+        return sorted({e.fold for e in self.real if e.fold is not None and e.fold >= 0})
+
+    def require_fold(self, number: int) -> None:
+        """Refuse a fold that no real case is in."""
+        if number not in self.folds:
+            raise SynthError(f"no fold {number} in this split", hint=f"it has {self.folds}")
+
     def fold(self, held_out: int) -> tuple[list[Case], list[Case]]:
         """Return (train, held-out) cases of a fold; synthetic offspring of held-out cases go."""
-        folds = sorted({e.fold for e in self.training if e.fold is not None and e.fold >= 0})
-        if held_out not in folds:
-            raise SynthError(f"no fold {held_out} in this split", hint=f"it has {folds}")
+        self.require_fold(held_out)
         out = [e.case for e in self.training if e.fold == held_out]
         patients = {c.patient for c in out} | {c.id for c in out}
         train = [
@@ -70,16 +83,25 @@ class Split:
         return train, out
 
 
-def folds(cases: Sequence[Case], count: int, *, seed: int = 0) -> list[Entry]:
-    """Deal patients (never single scans) into `count` folds of nearly equal size."""
+def split_cases(
+    cases: Sequence[Case], *, count: int = 0, sizes: Sequence[int] = (), seed: int = 0
+) -> Split:
+    """Put patients, never single scans, into folds of nearly equal or of given sizes."""
     patients = sorted({c.patient for c in cases})
-    if len(patients) < count:
+    count = count or DEFAULT_FOLDS
+    if sizes and (sum(sizes) != len(patients) or min(sizes) < 1):
+        raise SynthError(
+            f"folds of {' + '.join(map(str, sizes))} patients, but there are {len(patients)}",
+            hint="the sizes of all folds together are the number of patients",
+        )
+    if not sizes and len(patients) < count:
         raise SynthError(
             f"{len(patients)} patients cannot fill {count} folds", hint="ask for fewer folds"
         )
-    order = np.random.default_rng(seed).permutation(len(patients))
-    fold_of = {patients[p]: int(rank) % count for rank, p in enumerate(order)}
-    return [Entry(case=c, fold=fold_of[c.patient]) for c in cases]
+    order = np.random.default_rng(seed).permutation(len(patients)).tolist()
+    numbers = np.repeat(np.arange(len(sizes)), sizes) if sizes else np.arange(len(order)) % count
+    fold_of = {patients[p]: fold for p, fold in zip(order, numbers.tolist(), strict=True)}
+    return Split(training=tuple(Entry(case=c, fold=fold_of[c.patient]) for c in cases))
 
 
 def hold_out(
@@ -145,96 +167,73 @@ def patient_marks(cases: Iterable[Case]) -> list[str]:
     return sorted({hashlib.blake2b(c.patient.encode(), digest_size=6).hexdigest() for c in cases})
 
 
-def seen_folds(split: Split, marks: Iterable[str]) -> tuple[int, ...]:
+def find_folds(split: Split, marks: Iterable[str]) -> set[int]:
     """Return the folds that hold a patient of these marks."""
     known = set(marks)
-    return tuple(sorted({
-        e.fold for e in split.training
+    return {
+        e.fold
+        for e in split.training
         if e.fold is not None and e.fold >= 0 and known & set(patient_marks([e.case]))
-    }))  # fmt: skip
+    }
 
 
-def folds_of(split: Split) -> list[int]:
-    """Return the numbers of the folds that real cases are in."""
-    return sorted({e.fold for e in real(split) if e.fold is not None and e.fold >= 0})
+def assign_folds(split: Split, *, count: int, sizes: Sequence[int], seed: int) -> Split:
+    """Return the real cases of a split in its own folds, or in new ones where it has none."""
+    if split.folds:
+        if sizes or count not in (0, len(split.folds)):
+            raise SynthError(
+                f"the split has folds {split.folds} already", hint="leave out how to deal"
+            )
+        return replace(split, training=tuple(split.real))
+    cases = [e.case for e in split.real]
+    return replace(split_cases(cases, count=count, sizes=sizes, seed=seed), testing=split.testing)
 
 
-def real(split: Split) -> list[Entry]:
-    """Return the training cases that nobody made."""
-    return [e for e in split.training if e.source is None]
-
-
-def deal(cases: Sequence[Case], *, count: int = 0, sizes: Sequence[int] = (), seed: int) -> Split:
-    """Deal patients into folds of equal size, or of the sizes that are given, in patients."""
-    if not sizes:
-        return Split(training=tuple(folds(cases, count or DEALT, seed=seed)))
-    patients = sorted({c.patient for c in cases})
-    if sum(sizes) != len(patients) or min(sizes) < 1:
-        raise SynthError(
-            f"folds of {' + '.join(map(str, sizes))} patients, but there are {len(patients)}",
-            hint="the sizes of all folds together are the number of patients",
-        )
-    order = np.random.default_rng(seed).permutation(len(patients)).tolist()
-    of_rank = np.repeat(np.arange(len(sizes)), sizes).tolist()
-    fold_of = {patients[p]: of_rank[rank] for rank, p in enumerate(order)}
-    return Split(training=tuple(Entry(case=c, fold=fold_of[c.patient]) for c in cases))
-
-
-def kept_or_dealt(split: Split, *, count: int, sizes: Sequence[int], seed: int) -> Split:
-    """Return the real cases of a split with its own folds; deal them where it has none."""
-    entries = real(split)
-    own = folds_of(split)
-    if own:
-        if sizes or count not in (0, len(own)):
-            raise SynthError(f"the split has folds {own} already", hint="leave out how to deal")
-        return replace(split, training=tuple(entries))
-    return replace(
-        deal([e.case for e in entries], count=count, sizes=sizes, seed=seed), testing=split.testing
-    )
-
-
-def without(split: Split, held_out: Sequence[int]) -> Split:
-    """Return a split in which some folds are no longer trained on: they are testing."""
-    _require(split, held_out)
-    out = tuple(e for e in real(split) if e.fold in held_out)
-    rest = tuple(e for e in real(split) if e.fold not in held_out)
+def set_folds_aside(split: Split, numbers: Sequence[int]) -> Split:
+    """Return the real cases of a split; those of some folds are no longer training but testing."""
+    for number in numbers:
+        split.require_fold(number)
+    out = tuple(e for e in split.real if e.fold in numbers)
+    rest = tuple(e for e in split.real if e.fold not in numbers)
     both = {e.case.patient for e in out} & {e.case.patient for e in rest}
     if both:
         raise SynthError(
-            f"{min(both)} is in fold {held_out[0]} and in another",
+            f"{min(both)} is in fold {numbers[0]} and in another",
             hint="a patient's scans belong into one fold: deal by patient",
         )
     return Split(training=rest, testing=(*split.testing, *out))
 
 
-def only(split: Split, chosen: Sequence[int]) -> Split:
-    """Return a split of some folds and nobody else."""
-    _require(split, chosen)
-    return Split(training=tuple(e for e in real(split) if e.fold in chosen))
+def keep_folds(split: Split, numbers: Sequence[int]) -> Split:
+    """Return the real cases of some folds, and nobody else."""
+    for number in numbers:
+        split.require_fold(number)
+    return Split(training=tuple(e for e in split.real if e.fold in numbers))
 
 
-def joined(splits: Sequence[Split]) -> Split:
+def join(splits: Sequence[Split]) -> Split:
     """Return the real cases, which must be the same in all, with the made cases of every split.
 
     Made cases of different splits may have one id: each gets the place of its split as a suffix,
     which neither its patient nor its origin depends on.
     """
-    first = splits[0]
-    for other in splits[1:]:
-        if not same_real(first, other):
-            raise SynthError("the splits to join differ in their real cases", hint="deal them once")
+    if not all(has_same_real(splits[0], other) for other in splits[1:]):
+        raise SynthError("the splits to join differ in their real cases", hint="deal them once")
     made = [
         replace(e, case=replace(e.case, id=f"{e.case.id}-synth{number}"))
         for number, split in enumerate(splits)
         for e in split.training
         if e.source is not None
     ]
-    return replace(first, training=(*real(first), *made))
+    return replace(splits[0], training=(*splits[0].real, *made))
 
 
-def same_real(one: Split, other: Split) -> bool:
-    """Whether two splits have the same real cases in the same folds."""
-    return _places(one) == _places(other)
+def has_same_real(one: Split, other: Split) -> bool:
+    """Say whether two splits have the same real cases in the same folds."""
+    (real, testing), (other_real, other_testing) = (
+        ({e.case.id: e.fold for e in s.real}, {e.case.id for e in s.testing}) for s in (one, other)
+    )
+    return real == other_real and testing == other_testing
 
 
 def _entry(row: Mapping[str, Any], root: Path, where: str) -> Entry:
@@ -304,14 +303,3 @@ def _row(entry: Entry, root: Path) -> dict[str, Any]:
     if entry.seen_folds is not None:
         row["seen_folds"] = list(entry.seen_folds)
     return row
-
-
-def _places(split: Split) -> tuple[dict[str, int | None], set[str]]:
-    return {e.case.id: e.fold for e in real(split)}, {e.case.id for e in split.testing}
-
-
-def _require(split: Split, wanted: Sequence[int]) -> None:
-    own = folds_of(split)
-    for fold in wanted:
-        if fold not in own:
-            raise SynthError(f"no fold {fold} in this split", hint=f"it has {own}")

@@ -16,7 +16,7 @@ import numpy as np
 from nibabel.filebasedimages import ImageFileError
 from nibabel.spatialimages import HeaderDataError
 
-from synth.base.errors import SynthError
+from synth.base.errors import SynthError, first_line
 from synth.base.files import atomic_path
 
 MAX_VOXELS = 2**30  # 1024³; a larger claim is a broken header, not a brain
@@ -103,7 +103,7 @@ class Volume:
                 f"in {odd.size} voxels",
                 hint="threshold it first; a label map goes in as the segmentation",
             )
-        return cls(data=(values == 1)[None], affine=_affine(image, path), header=None)
+        return cls(data=(values == 1)[None], affine=_affine(image, path))
 
     @classmethod
     def load_labels(cls, path: str | Path) -> Volume:
@@ -115,7 +115,7 @@ class Volume:
                 f"{path}: a label map holds small whole numbers only",
                 hint="was it resampled with linear interpolation? Use nearest neighbour",
             )
-        return cls(data=labels.astype(np.int16)[None], affine=_affine(image, path), header=None)
+        return cls(data=labels.astype(np.int16)[None], affine=_affine(image, path))
 
     def save(self, path: str | Path) -> Path:
         """Write NIfTI, one channel: float32 for images, uint8 for masks and labels; atomic."""
@@ -156,7 +156,7 @@ def _read(path: Path) -> tuple[nib.Nifti1Pair, np.ndarray]:
         values = np.asanyarray(image.dataobj)
     except READ_ERRORS as error:
         raise SynthError(
-            f"{path}: cannot be read as NIfTI: {str(error).splitlines()[0]}",
+            f"{path}: cannot be read as NIfTI: {first_line(error)}",
             hint="the file is damaged or not an image; copy or convert it again",
         ) from error
     if values.dtype.kind not in "uifb":

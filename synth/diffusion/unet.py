@@ -148,7 +148,7 @@ class Attention(nn.Module):
         return x + self.proj_out(attended).view_as(x)
 
 
-class Stage(nn.ModuleList):
+class Layers(nn.ModuleList):
     """Layers in a row; those that want the time embedding get it."""
 
     def __init__(self, *layers: nn.Module) -> None:
@@ -173,7 +173,7 @@ class UNet(nn.Module):
         )
         self.input_blocks, skips = _encoder(config)
         deepest = skips[-1]
-        self.middle_block = Stage(
+        self.middle_block = Layers(
             ResidualBlock(config, deepest, deepest),
             *([Attention(config, deepest)] if config.middle_attention else []),
             ResidualBlock(config, deepest, deepest),
@@ -233,16 +233,16 @@ class UNet(nn.Module):
 def _encoder(config: UNetConfig) -> tuple[nn.ModuleList, list[int]]:
     """The encoder, and the channels of every skip it leaves, in order."""
     channels = config.width
-    stages = [Stage(_conv(config.in_channels, channels))]
+    stages = [Layers(_conv(config.in_channels, channels))]
     skips = [channels]
     for level, multiplier in enumerate(config.multipliers):
         if level:
             blockwise = config.resample == "block"
             down = ResidualBlock(config, channels, channels, _Halve()) if blockwise else None
-            stages.append(Stage(down or Downsample(channels)))
+            stages.append(Layers(down or Downsample(channels)))
             skips.append(channels)
         for _ in range(config.blocks_per_level):
-            stages.append(Stage(ResidualBlock(config, channels, multiplier * config.width)))
+            stages.append(Layers(ResidualBlock(config, channels, multiplier * config.width)))
             channels = multiplier * config.width
             skips.append(channels)
     return nn.ModuleList(stages), skips
@@ -270,5 +270,5 @@ def _decoder(config: UNetConfig, skips: list[int]) -> tuple[nn.ModuleList, int]:
                 blockwise = config.resample == "block"
                 up = ResidualBlock(config, channels, channels, _Double()) if blockwise else None
                 layers.append(up or Upsample(channels))
-            stages.append(Stage(*layers))
+            stages.append(Layers(*layers))
     return nn.ModuleList(stages), channels

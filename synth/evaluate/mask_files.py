@@ -11,7 +11,8 @@ import numpy as np
 from scipy import ndimage
 
 from synth.base.errors import SynthError
-from synth.data.case import MODALITIES, Case, discover, region, require_unique, split_name
+from synth.data.case import MODALITIES, Case, discover, require_unique, split_name
+from synth.data.labels import region
 from synth.metrics.shape import location, regions_of
 
 PLAIN_SCHEME = "brats2023"

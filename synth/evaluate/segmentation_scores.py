@@ -22,7 +22,8 @@ from typing import Any
 import numpy as np
 
 from synth.base.errors import SynthError
-from synth.data.case import guess_scheme, scheme_regions
+from synth.data.case import guess_scheme
+from synth.data.labels import scheme_regions
 from synth.evaluate.tables import mean_sd, spread, write_csv
 from synth.metrics.overlap import evaluate_regions
 from synth.metrics.surface import Convention

@@ -130,8 +130,7 @@ class Maps:
 
     def part(self, window: tuple[slice, slice, slice]) -> Maps:
         """The same maps on a part of their grid."""
-        fields = (self.brain, self.grey, self.white, self.residual, self.midline_mm)
-        return Maps(*(field[window] for field in fields))
+        return Maps(*(field[window] for field in vars(self).values()))
 
     @property
     def csf(self) -> Tensor:
@@ -140,8 +139,8 @@ class Maps:
 
 
 @dataclass(frozen=True)
-class Head:
-    """One person's anatomy: pose, displacement, tissue texture, all independent of the grid."""
+class Person:
+    """One person's head: pose, displacement, tissue texture, all independent of the grid."""
 
     scale: np.ndarray
     rotation: np.ndarray
@@ -150,7 +149,7 @@ class Head:
     folds: list[Noise]
 
     @classmethod
-    def draw(cls, rng: np.random.Generator, spacing_mm: float) -> Head:
+    def draw(cls, rng: np.random.Generator, spacing_mm: float) -> Person:
         """Sample a person; `spacing_mm` bounds the finest folds."""
         size = math.exp(0.02 * float(np.clip(rng.standard_normal(), -2, 2)))
         scale = np.array(MNI_SCALE) * size * np.exp(0.015 * np.clip(rng.standard_normal(3), -2, 2))

@@ -6,7 +6,6 @@ first or last, by one process or by twenty. These are demonstration data; nobody
 
 from __future__ import annotations
 
-import json
 import time
 from dataclasses import dataclass
 from functools import partial
@@ -18,13 +17,13 @@ import torch
 from torch.nn import functional
 
 from synth.base.errors import SynthError
-from synth.base.files import atomic_folder, write_json, write_text
+from synth.base.files import atomic_folder, read_json, write_json, write_text
 from synth.base.version import __version__
 from synth.data.case import MODALITIES
 from synth.data.volume import Volume
 from synth.jobs.cases import in_processes
-from synth.phantom.anatomy import MNI_NOTICE, Grid, Head, depth_mm, largest_component
-from synth.phantom.scanner import SITES, Scene, scan
+from synth.phantom.anatomy import MNI_NOTICE, Grid, Person, depth_mm, largest_component
+from synth.phantom.scanner import SITES, Subject, scan
 from synth.phantom.tumour import Tumour, healthy_mask, unhealthy_mask
 
 Size = Literal["small", "full"]
@@ -42,7 +41,7 @@ nilearn (BSD-3-Clause code; the maps carry the notice below) and show no patient
 
 
 @dataclass(frozen=True)
-class Frame:
+class FileGrid:
     """The file's grid, and the part of it that a head fills."""
 
     shape: tuple[int, int, int]
@@ -51,7 +50,7 @@ class Frame:
     grid: Grid
 
     @classmethod
-    def of(cls, size: Size) -> Frame:
+    def of(cls, size: Size) -> FileGrid:
         """Official BraTS space at full size; the same axes with 2.8 mm voxels when small."""
         spacing = {"full": 1.0, "small": 2.8}[size]
         shape = {"full": (240, 240, 155), "small": (64, 64, 64)}[size]
@@ -77,37 +76,15 @@ class Phantom:
     """One made patient: images int16, labels BraTS 2023 (1 NCR, 2 ED, 3 ET), masks bool."""
 
     id: str
-    t1n: Volume
-    t1c: Volume
-    t2w: Volume
-    t2f: Volume
-    seg: Volume
-    healthy: Volume
-    """The hole whose true content is known: where inpainting is scored."""
-    unhealthy: Volume
-    """The tumour and 5 mm around it."""
+    volumes: dict[str, Volume]
+    """The challenge's files by suffix. Inpainting is scored in mask-healthy, a hole whose content
+    is known; mask-unhealthy is the tumour and 5 mm around it; mask is both."""
     parameters: dict
     """Everything that was sampled, JSON-ready."""
 
-    @property
-    def mask(self) -> Volume:
-        """Both holes together: what an inpainting model sees as missing."""
-        return self.healthy.with_data(self.healthy.data | self.unhealthy.data)
-
-    @property
-    def voided(self) -> Volume:
-        """t1n with both holes cut out."""
-        return self.t1n.with_data(np.where(self.mask.data, 0, self.t1n.data).astype(np.int16))
-
-    def volumes(self) -> dict[str, Volume]:
-        """Every file of the challenge's layout by its suffix."""
-        made = (self.t1n, self.t1c, self.t2w, self.t2f, self.seg)
-        holes = (self.voided, self.mask, self.healthy, self.unhealthy)
-        return dict(zip(FILES, (*made, *holes), strict=True))
-
     def save(self, folder: Path) -> None:
         """Write `{id}-{suffix}.nii.gz` and the record of what was sampled into a folder."""
-        for suffix, volume in self.volumes().items():
+        for suffix, volume in self.volumes.items():
             volume.save(folder / f"{self.id}-{suffix}.nii.gz")
         write_json(folder / f"{self.id}-phantom.json", self.parameters)
 
@@ -134,10 +111,10 @@ def make_phantom(
 def _make(index: int, seed: int, size: Size, site: SiteName) -> Phantom:
     streams = np.random.SeedSequence((seed, SITE_OFFSET[site], index)).spawn(4)
     person, lesion, scanner, hole = map(np.random.default_rng, streams)
-    frame = Frame.of(size)
+    frame = FileGrid.of(size)
     grid = frame.grid
 
-    head = Head.draw(person, grid.spacing_mm)
+    head = Person.draw(person, grid.spacing_mm)
     coarse = grid.coarser(max(ANATOMY_SPACING_MM, grid.spacing_mm))
     before = head.maps(coarse)
     coarse_depth = depth_mm(before.brain, coarse)
@@ -152,8 +129,8 @@ def _make(index: int, seed: int, size: Size, site: SiteName) -> Phantom:
     labels = np.zeros(grid.shape, np.uint8)
     labels[window] = tumour.labels(maps.part(window), grid[window])
     labels[~brain] = 0
-    scene = Scene(grid, head.tissue(maps, grid), maps.residual, brain, depth, labels, window)
-    images, acquisition = scan(scanner, scene, SITES[site])
+    subject = Subject(grid, head.tissue(maps, grid), maps.residual, brain, depth, labels, window)
+    images, acquisition = scan(scanner, subject, SITES[site])
     unhealthy = np.zeros_like(brain)
     unhealthy[window] = unhealthy_mask(labels[window], grid.spacing_mm)
     healthy, placed = healthy_mask(hole, brain, unhealthy, grid, tumour.whole_mm)
@@ -163,11 +140,11 @@ def _make(index: int, seed: int, size: Size, site: SiteName) -> Phantom:
         "head": {"scale": head.scale.tolist(), "atrophy": head.atrophy},
         "tumour": tumour.parameters(), "acquisition": acquisition, "healthy": placed,
     }  # fmt: skip
-    volumes = {name: frame.volume(image) for name, image in images.items()}
-    return Phantom(
-        id=case_id(index, site), **volumes, seg=frame.volume(labels),
-        healthy=frame.volume(healthy), unhealthy=frame.volume(unhealthy), parameters=parameters,
-    )  # fmt: skip
+    mask = healthy | unhealthy
+    voided = np.where(mask, 0, images["t1n"]).astype(np.int16)
+    made = (*(images[m] for m in MODALITIES), labels, voided, mask, healthy, unhealthy)
+    volumes = {name: frame.volume(data) for name, data in zip(FILES, made, strict=True)}
+    return Phantom(id=case_id(index, site), volumes=volumes, parameters=parameters)
 
 
 def write_cohort(
@@ -205,10 +182,10 @@ def write_cohort(
                 written(index)
                 bar.update()
     write_text(out / "NOTICE", COHORT_NOTICE)
-    manifest = {"format": 1, "generator": "synth.phantom", "version": __version__, **wanted}
+    cohort = {"format": 1, "generator": "synth.phantom", "version": __version__, **wanted}
     effort = {"made_now": len(missing), "seconds": round(time.perf_counter() - started, 2)}
-    records = [{"id": folder.name, **_record(folder)} for folder in folders]
-    write_json(out / "cohort.json", {**manifest, **effort, "cases": records})
+    records = [{"id": folder.name, **_read_record(folder)} for folder in folders]
+    write_json(out / "cohort.json", {**cohort, **effort, "cases": records})
     return folders
 
 
@@ -223,7 +200,7 @@ def _is_complete(folder: Path, wanted: dict) -> bool:
     """Whether every file is there; a case of another cohort is refused, not overwritten."""
     if not (folder / f"{folder.name}-phantom.json").is_file():
         return False
-    record = _record(folder)
+    record = _read_record(folder)
     for key, value in wanted.items():
         if record.get(key) != value:
             raise SynthError(
@@ -233,12 +210,8 @@ def _is_complete(folder: Path, wanted: dict) -> bool:
     return all((folder / f"{folder.name}-{suffix}.nii.gz").is_file() for suffix in FILES)
 
 
-def _record(folder: Path) -> dict:
-    path = folder / f"{folder.name}-phantom.json"
-    try:
-        return json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise SynthError(f"{path}: damaged record", hint="delete that case and rerun") from error
+def _read_record(folder: Path) -> dict:
+    return read_json(folder / f"{folder.name}-phantom.json")
 
 
 def _check(*, seed: int, index: int, size: str, site: str) -> None:

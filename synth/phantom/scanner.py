@@ -1,4 +1,4 @@
-"""Scans of a head: four MR contrasts, and the effects of scanner and site."""
+"""Scans of a head: four MR contrasts, and the effects of the scanner."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ PSF_VOXELS = 0.55
 
 
 @dataclass(frozen=True, kw_only=True)
-class Site:
+class Scanner:
     """What distinguishes one hospital's images from another's."""
 
     contrast: dict[str, tuple[float, ...]]
@@ -39,7 +39,7 @@ class Site:
 
 SITES = {
     # Calibrated on the contrasts of one BraTS 2021 case.
-    "A": Site(
+    "A": Scanner(
         contrast={
             "t1n": (1.00, 0.73, 0.34, 0.52, 0.68, 0.70),
             "t1c": (0.97, 0.80, 0.38, 0.50, 0.66, 1.75),
@@ -50,7 +50,7 @@ SITES = {
         bias=0.05,
     ),
     # An older scanner: flatter T1, less heavily weighted T2, brighter fluid in FLAIR, thick slices.
-    "B": Site(
+    "B": Scanner(
         contrast={
             "t1n": (1.00, 0.84, 0.48, 0.60, 0.76, 0.80),
             "t1c": (0.97, 0.86, 0.50, 0.58, 0.74, 1.45),
@@ -65,7 +65,7 @@ SITES = {
 
 
 @dataclass(frozen=True)
-class Scene:
+class Subject:
     """What lies in the scanner: tissue memberships, T1 detail, and tumour labels."""
 
     grid: Grid
@@ -78,30 +78,32 @@ class Scene:
     """The part of the grid that holds the tumour."""
 
 
-def scan(rng: np.random.Generator, scene: Scene, site: Site) -> tuple[dict[str, np.ndarray], dict]:
-    """Image the scene: int16 volumes as BraTS has them, and what was sampled."""
-    spacing = scene.grid.spacing_mm
-    noise = float(rng.uniform(*site.noise)) * (0.6 if spacing > 1.5 else 1.0)
+def scan(
+    rng: np.random.Generator, subject: Subject, scanner: Scanner
+) -> tuple[dict[str, np.ndarray], dict]:
+    """Image the subject: int16 volumes as BraTS has them, and what was sampled."""
+    spacing = subject.grid.spacing_mm
+    noise = float(rng.uniform(*scanner.noise)) * (0.6 if spacing > 1.5 else 1.0)
     gain = 600 * math.exp(0.3 * rng.standard_normal())
-    thickness = float(rng.uniform(*site.slice_voxels)) if site.slice_voxels else 1.0
+    thickness = float(rng.uniform(*scanner.slice_voxels)) if scanner.slice_voxels else 1.0
     phase = float(rng.uniform(0, thickness))
-    smear = thick_slices(scene.grid.shape[2], thickness, phase) if thickness > 1 else None
-    shared_bias = Noise.draw(rng, 110.0).on(scene.grid)
-    inside = torch.from_numpy(scene.brain)
+    smear = thick_slices(subject.grid.shape[2], thickness, phase) if thickness > 1 else None
+    shared_bias = Noise.draw(rng, 110.0).on(subject.grid)
+    inside = torch.from_numpy(subject.brain)
     images = {}
-    for modality, signal in _signals(rng, scene, site):
+    for modality, signal in _signals(rng, subject, scanner):
         signal = _blur(signal, PSF_VOXELS)
         signal = signal if smear is None else signal @ smear.T
-        texture = 0.015 * Noise.draw(rng, 6.0).on(scene.grid)
-        texture += 0.012 * Noise.draw(rng, max(3.0, 2 * spacing)).on(scene.grid)
-        own_bias = Noise.draw(rng, 90.0).on(scene.grid)
-        field = texture + site.bias * (shared_bias + own_bias)
+        texture = 0.015 * Noise.draw(rng, 6.0).on(subject.grid)
+        texture += 0.012 * Noise.draw(rng, max(3.0, 2 * spacing)).on(subject.grid)
+        own_bias = Noise.draw(rng, 90.0).on(subject.grid)
+        field = texture + scanner.bias * (shared_bias + own_bias)
         clean = (signal * field.exp())[inside]  # (voxels of the brain)
         real, imaginary = (noise * _receiver_noise(rng, inside, smear) for _ in range(2))
         rician = torch.hypot(clean + real, imaginary)
         level = gain * math.exp(0.25 * rng.standard_normal())
-        image = np.zeros(scene.brain.shape, np.int16)
-        image[scene.brain] = (rician * level).round().clamp(1, 32767).numpy()
+        image = np.zeros(subject.brain.shape, np.int16)
+        image[subject.brain] = (rician * level).round().clamp(1, 32767).numpy()
         images[modality] = image
     parameters = {"noise": noise, "gain": gain, "slice_voxels": thickness}
     return images, parameters
@@ -131,25 +133,27 @@ def thick_slices(count: int, thickness: float, phase: float) -> Tensor:
     return torch.from_numpy((weights @ average).astype(np.float32))  # (Z, Z)
 
 
-def _signals(rng: np.random.Generator, scene: Scene, site: Site) -> Iterator[tuple[str, Tensor]]:
+def _signals(
+    rng: np.random.Generator, subject: Subject, scanner: Scanner
+) -> Iterator[tuple[str, Tensor]]:
     """Mix each modality's noiseless signal from tissues, tumour and vessels."""
-    csf, grey, white = scene.tissue
-    vessels = _vessels(rng, scene)
+    csf, grey, white = subject.tissue
+    vessels = _vessels(rng, subject)
     mix = float(np.clip(rng.normal(0.72, 0.16), 0.4, 1))  # oedema lets the tissue shine through
-    local = scene.grid[scene.window]
-    parts = _tumour_memberships(scene.labels[scene.window], scene.grid.spacing_mm)
-    lumps = Noise.draw(rng, max(5.0, 2 * scene.grid.spacing_mm)).on(local)
+    local = subject.grid[subject.window]
+    parts = _tumour_memberships(subject.labels[subject.window], subject.grid.spacing_mm)
+    lumps = Noise.draw(rng, max(5.0, 2 * subject.grid.spacing_mm)).on(local)
     for number, modality in enumerate(MODALITIES):
         jitter = np.exp(np.array(JITTER) * rng.standard_normal(len(JITTER)))
-        wm, gm, fluid, ncr, ed, et = (np.array(site.contrast[modality]) * jitter).tolist()
-        signal = wm * white + gm * grey + fluid * csf + site.residual[number] * scene.residual
+        wm, gm, fluid, ncr, ed, et = (np.array(scanner.contrast[modality]) * jitter).tolist()
+        signal = wm * white + gm * grey + fluid * csf + scanner.residual[number] * subject.residual
         if modality == "t1c":
             signal = torch.lerp(signal, torch.full_like(signal, VESSEL), vessels)
-        patch = signal[scene.window]
+        patch = signal[subject.window]
         for label, level, share in ((ED, ed, mix), (NCR, ncr, 1.0), (ET, et, 1.0)):
             lumpy = level * (1 + TEXTURE[label] * lumps)
             patch = torch.lerp(patch, lumpy, share * parts[label])
-        signal[scene.window] = patch
+        signal[subject.window] = patch
         yield modality, signal
 
 
@@ -169,13 +173,13 @@ def _tumour_memberships(labels: np.ndarray, spacing_mm: float) -> dict[int, Tens
     }
 
 
-def _vessels(rng: np.random.Generator, scene: Scene) -> Tensor:
+def _vessels(rng: np.random.Generator, subject: Subject) -> Tensor:
     """Thin curves where two smooth fields vanish together, in sulci and near the surface."""
-    width = 0.12 if scene.grid.spacing_mm < 1.5 else 0.2
-    first, second = (Noise.draw(rng, 16.0).on(scene.grid) for _ in range(2))
+    width = 0.12 if subject.grid.spacing_mm < 1.5 else 0.2
+    first, second = (Noise.draw(rng, 16.0).on(subject.grid) for _ in range(2))
     curve = torch.exp(-(first**2 + second**2) / width**2)
-    superficial = (1 - scene.depth / 12).clamp(0, 1)
-    return 0.8 * curve * torch.maximum(superficial, scene.tissue[0])
+    superficial = (1 - subject.depth / 12).clamp(0, 1)
+    return 0.8 * curve * torch.maximum(superficial, subject.tissue[0])
 
 
 def _blur(volume: Tensor, sigma: float) -> Tensor:

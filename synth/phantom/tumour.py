@@ -58,7 +58,8 @@ class Blob:
     def field(self, grid: Grid, scale: float = 1.0) -> Tensor:
         """Millimetres inside the surface (positive) or outside; `scale` shrinks the whole."""
         offset = (grid.points() - _column(self.centre_mm)) / scale
-        ball = torch.tensordot(_single(self.stretch), offset, dims=1).norm(dim=0)
+        stretch = torch.from_numpy(self.stretch.astype(np.float32))
+        ball = torch.tensordot(stretch, offset, dims=1).norm(dim=0)
         parts = [self.radius_mm - ball]
         parts += [radius - (offset - _column(at)).norm(dim=0) for at, radius in self.buds]
         blend = 0.25 * self.radius_mm
@@ -90,7 +91,7 @@ class Tumour:
         """Choose a lesion and a place in deep supratentorial white matter."""
         radius = float(np.clip(15.0 * math.exp(0.33 * rng.standard_normal()), 7, 25))
         whole = min(radius + float(rng.uniform(4, 14)), LARGEST_TUMOUR_MM)
-        centre = _site(rng, maps, depth, grid, radius)
+        centre = _choose_place(rng, maps, depth, grid, radius)
         return cls(
             core=Blob.draw(rng, centre, radius),
             whole_mm=whole,
@@ -204,12 +205,8 @@ def healthy_mask(
             continue
         mask = np.zeros_like(brain)
         mask[tuple(voxels.T)] = True
-        chosen = {
-            "radius_mm": radius * scale,
-            "attempts": attempt + 1,
-            "centre_mm": centre.tolist(),
-        }
-        return mask, chosen
+        place = {"radius_mm": radius * scale, "attempts": attempt + 1}
+        return mask, {**place, "centre_mm": centre.tolist()}
     raise SynthError(
         f"no healthy tissue for a hole of {radius * scale:.0f} mm after {MOST_SHRINKS} places",
         hint="the tumour leaves too little brain; use another seed",
@@ -225,7 +222,7 @@ def _breaks_a_rule(
     return bool(distance.min() < HEALTHY_DISTANCE_MM)
 
 
-def _site(
+def _choose_place(
     rng: np.random.Generator, maps: Maps, depth: Tensor, grid: Grid, radius_mm: float
 ) -> np.ndarray:
     height = grid.axes[2] > -12
@@ -238,9 +235,5 @@ def _site(
     raise AssertionError("every brain has deep white matter")
 
 
-def _single(array: np.ndarray) -> Tensor:
-    return torch.from_numpy(array.astype(np.float32))
-
-
 def _column(vector: np.ndarray) -> Tensor:
-    return _single(vector)[:, None, None, None]
+    return torch.from_numpy(vector.astype(np.float32))[:, None, None, None]

@@ -12,6 +12,11 @@ MAY_CHANGE = frozenset(
     | {"max_seconds", "patience"}
 )
 """Settings that a resumed run may change without becoming another run."""
+AT_LEAST_ONE = ("steps", "batch_size", "accumulate", "log_every", "plateau_validations")
+NOT_NEGATIVE = (
+    *("clip_norm", "warmup_steps", "validate_every", "preview_every", "save_every"),
+    *("workers", "max_seconds", "seed", "decay_every", "patience"),
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,15 +68,13 @@ class TrainConfig:
     """Stop cleanly after this wall time, to be resumed by the same command; 0 sets no limit."""
 
     def __post_init__(self) -> None:
-        for name in ("steps", "batch_size", "accumulate", "log_every", "plateau_validations"):
-            if getattr(self, name) < 1:
-                raise SynthError(
-                    f"{name} = {getattr(self, name)} is too small", hint=f"{name} is at least 1"
-                )
-        for name in ("clip_norm", "warmup_steps", "validate_every", "preview_every"):
-            self._require_not_negative(name)
-        for name in ("save_every", "workers", "max_seconds", "seed", "decay_every", "patience"):
-            self._require_not_negative(name)
+        for least, names in ((1, AT_LEAST_ONE), (0, NOT_NEGATIVE)):
+            for name in names:
+                value = getattr(self, name)
+                if not value >= least:
+                    raise SynthError(
+                        f"{name} = {value} is too small", hint=f"{name} is at least {least}"
+                    )
         if not 0 <= self.ema_decay < 1:
             raise SynthError(
                 f"ema_decay = {self.ema_decay} is not in [0, 1)", hint="0.999 is a good start"
@@ -87,7 +90,3 @@ class TrainConfig:
     def follows_validation(self) -> bool:
         """Whether validations decide about the rate or the end."""
         return self.patience > 0 or self.decay == "plateau"
-
-    def _require_not_negative(self, name: str) -> None:
-        if not getattr(self, name) >= 0:
-            raise SynthError(f"{name} = {getattr(self, name)} is negative", hint="0 turns it off")

@@ -42,23 +42,17 @@ def place(ordinal: int, *, seed: int, size: int) -> tuple[int, int]:
     return index, mix(seed, "item", ordinal)
 
 
-class MicroBatches:
-    """The micro-batches of one process from step `start` on, as lists of (index, seed)."""
-
-    def __init__(self, config: TrainConfig, size: int, *, start: int, rank: int, world: int):
-        self.config, self.size, self.start = config, size, start
-        self.rank, self.world = rank, world
-
-    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        c = self.config
-        for step in range(self.start, c.steps):
-            for m in range(c.accumulate):
-                micro = (step * c.accumulate + m) * self.world + self.rank
-                ordinals = range(micro * c.batch_size, (micro + 1) * c.batch_size)
-                yield [place(o, seed=c.seed, size=self.size) for o in ordinals]
+def micro_batches(
+    config: TrainConfig, size: int, *, start: int, rank: int, world: int
+) -> Iterator[list[tuple[int, int]]]:
+    """Yield the micro-batches of one process from step `start` on, as lists of (index, seed)."""
+    for number in range(start * config.accumulate, config.steps * config.accumulate):
+        first = (number * world + rank) * config.batch_size
+        ordinals = range(first, first + config.batch_size)
+        yield [place(o, seed=config.seed, size=size) for o in ordinals]
 
 
-class _Placed(Dataset):
+class _Loadable(Dataset):
     """Adapts `item(index, seed)` to the loader, which knows one index only."""
 
     def __init__(self, items: Items) -> None:
@@ -73,17 +67,17 @@ def loader(
 ) -> DataLoader:
     """Return the loader of one process's micro-batches, prepared ahead by `config.workers`."""
     return DataLoader(
-        _Placed(items),
-        batch_sampler=MicroBatches(config, len(items), start=start, rank=rank, world=world),
+        _Loadable(items),
+        batch_sampler=micro_batches(config, len(items), start=start, rank=rank, world=world),
         num_workers=config.workers,
-        worker_init_fn=_leave_signals_to_the_loop if config.workers else None,
+        worker_init_fn=_ignore_signals if config.workers else None,
         pin_memory=pin,
         # The loader draws a base seed for its workers: not from the loop's own stream.
         generator=generator(config.seed, "loader", rank),
     )
 
 
-def _leave_signals_to_the_loop(worker: int) -> None:  # noqa: ARG001
+def _ignore_signals(worker: int) -> None:  # noqa: ARG001
     # Ctrl-C reaches the whole process group; the loop finishes its step and then ends its workers.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import logging
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Generator, Iterable
 from dataclasses import replace
 from typing import Protocol, runtime_checkable
 
@@ -37,7 +37,7 @@ class SelfAveraging(Protocol):
 
 
 @contextlib.contextmanager
-def own_average(optimizers: Iterable[Optimizer]) -> Generator[None]:
+def switch_to_average(optimizers: Iterable[Optimizer]) -> Generator[None]:
     """Let the parameters be the average of those optimizers that keep one; others do not care."""
     switched = [o for o in optimizers if isinstance(o, SelfAveraging)]
     for optimizer in switched:
@@ -49,7 +49,7 @@ def own_average(optimizers: Iterable[Optimizer]) -> Generator[None]:
             optimizer.train()
 
 
-def settled(config: TrainConfig, optimizers: Iterable[Optimizer]) -> TrainConfig:
+def adapt_to_optimizers(config: TrainConfig, optimizers: Iterable[Optimizer]) -> TrainConfig:
     """Turn EMA and decay off where an optimizer averages by itself; its warm-up stays."""
     free = replace(config, ema_decay=0.0, decay="constant")
     if config == free or not any(isinstance(o, SelfAveraging) for o in optimizers):
@@ -58,46 +58,43 @@ def settled(config: TrainConfig, optimizers: Iterable[Optimizer]) -> TrainConfig
     return free
 
 
-def averaged(model: nn.Module, decay: float) -> AveragedModel:
+def build_ema(model: nn.Module, decay: float) -> AveragedModel:
     """Return a copy of `model` that follows it with a warmed-up exponential average.
 
     The decay of the n-th update is min(decay, (1 + n) / (10 + n)), so that the first hundred steps
     do not remember the initial weights (the warm-up of TensorFlow's ExponentialMovingAverage).
     Buffers are copied, not averaged: they are counters and running statistics.
     """
-    return AveragedModel(model, multi_avg_fn=_warm_average(decay))  # ty: ignore[invalid-argument-type]
 
-
-def _warm_average(decay: float) -> Callable[[list[Tensor], list[Tensor], Tensor | int], None]:
     @torch.no_grad()
     def update(ema: list[Tensor], current: list[Tensor], count: Tensor | int) -> None:
         n = int(count)
         # lerp rather than d·ema + (1-d)·new: frozen weights stay what they are to the last bit.
         torch._foreach_lerp_(ema, current, 1 - min(decay, (1 + n) / (10 + n)))
 
-    return update
+    return AveragedModel(model, multi_avg_fn=update)  # ty: ignore[invalid-argument-type]
 
 
 @contextlib.contextmanager
-def exchanged(model: nn.Module, ema: nn.Module) -> Generator[None]:
+def run_on_ema(model: nn.Module, ema: nn.Module) -> Generator[None]:
     """Let `model` run on the weights of `ema`, in eval mode and without gradients.
 
     Storage changes hands and comes back: nothing is copied, and every module's train or eval mode
     returns to what it was.
     """
     modes = {module: module.training for module in model.modules()}
-    _exchange(model, ema)
+    _swap(model, ema)
     model.eval()
     try:
         with torch.no_grad():
             yield
     finally:
-        _exchange(model, ema)
+        _swap(model, ema)
         for module, training in modes.items():
             module.training = training
 
 
-def _exchange(model: nn.Module, other: nn.Module) -> None:
+def _swap(model: nn.Module, other: nn.Module) -> None:
     mine = itertools.chain(model.parameters(), model.buffers())
     theirs = itertools.chain(other.parameters(), other.buffers())
     for a, b in zip(mine, theirs, strict=True):

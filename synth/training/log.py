@@ -9,7 +9,6 @@ import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self
 
 import numpy as np
@@ -25,13 +24,13 @@ PLAIN_EVERY_SECONDS = 30.0
 log = logging.getLogger(__name__)
 
 
-def configure(verbosity: int = 0) -> None:
-    """Send the package's log to stderr: -1 warnings, 0 what happens, 1 every detail.
+def configure(*, verbose: bool = False) -> None:
+    """Send the package's log to stderr: what happens, or every detail.
 
     For the command line only; a library leaves this choice to its user. Of several processes, all
     but the first speak of warnings alone.
     """
-    level = {-1: logging.WARNING, 0: logging.INFO}.get(verbosity, logging.DEBUG)
+    level = logging.DEBUG if verbose else logging.INFO
     if os.environ.get("RANK", "0") != "0":
         level = logging.WARNING
     handler = _AboveTheBar()
@@ -104,12 +103,7 @@ class Progress:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.bar.close()
 
 
@@ -136,17 +130,12 @@ class RunLog:
     def images(self, step: int, volumes: Mapping[str, Volume]) -> None:
         """Show the three middle planes of each volume."""
         for name, volume in volumes.items():
-            self.board.add_image(name, three_planes(volume), step, dataformats="HW")
+            self.board.add_image(name, middle_planes(volume), step, dataformats="HW")
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.board.close()
 
 
@@ -167,7 +156,7 @@ def forget_after(path: Path, step: int) -> None:
     write_text(path, "".join(json.dumps(r) + "\n" for r in kept))
 
 
-def three_planes(volume: Volume) -> np.ndarray:
+def middle_planes(volume: Volume) -> np.ndarray:
     """Draw the middle sagittal, coronal and axial plane side by side, a row for each channel.
 
     Images are windowed between their 1st and 99th percentile, masks and labels by their maximum.

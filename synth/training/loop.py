@@ -28,16 +28,16 @@ from synth.data.volume import Volume
 from synth.training import processes, run_state
 from synth.training.config import TrainConfig
 from synth.training.data_order import Items, loader
-from synth.training.ema import averaged, exchanged, own_average
+from synth.training.ema import build_ema, run_on_ema, switch_to_average
 from synth.training.log import Progress, RunLog
-from synth.training.recipe import Recipe, Writer, whole_model_writer
+from synth.training.recipe import Recipe, Writer
 from synth.training.step import DivergedError, Stepper
 from synth.training.stopping import Stop
 
 log = logging.getLogger(__name__)
 
 
-def train(  # noqa: PLR0913 - all but four by name
+def train(
     recipe: Recipe,
     data: Items,
     out: str | Path,
@@ -46,14 +46,11 @@ def train(  # noqa: PLR0913 - all but four by name
     describe: Mapping[str, Any],
     validation: Items | None = None,
     device: str = "auto",
-    write: Writer | None = None,
     label: str = "",
 ) -> dict[str, Any]:
     """Train, or go on where the run in `out` stopped; return a summary.
 
     `describe` holds `family`, `preset`, `config` (the family's Config) and, if known, `data_hash`.
-    `write` is for families whose checkpoint is not simply the whole model: a GAN publishes its
-    generator, LoRA its adapter; it ends in `checkpoint.write`.
     `label` stands before the lines of progress; default the name of `out`.
     """
     if len(data) == 0:
@@ -62,7 +59,7 @@ def train(  # noqa: PLR0913 - all but four by name
         raise SynthError("a plateau and patience need held-out cases", hint="hold some out")
     own_group = not torch.distributed.is_initialized()
     with Stop(config.max_seconds) as stop:
-        run = _begin(recipe, len(data), Path(out), config, describe, device, write)
+        run = _begin(recipe, len(data), Path(out), config, describe, device)
         if run.finished:
             log.info("%s is finished: %d steps", run.out, run.stepper.step)
         else:
@@ -125,13 +122,11 @@ def _begin(
     config: TrainConfig,
     describe: Mapping[str, Any],
     device: str,
-    write: Writer | None,
 ) -> _Run:
     """Build the run on its device, or take it up where `out` left it."""
-
     accelerator = processes.accelerator(config.precision, device)
     recipe.model.to(accelerator.device).train()
-    processes.same_start(recipe.model, accelerator)
+    processes.copy_from_first(recipe.model.state_dict().values(), accelerator)
     stepper = Stepper(recipe, config, accelerator)
     config = stepper.config  # without what its optimizers do by themselves
     run = _Run(
@@ -140,9 +135,9 @@ def _begin(
         config=config,
         accelerator=accelerator,
         stepper=stepper,
-        ema=averaged(recipe.model, config.ema_decay),
+        ema=build_ema(recipe.model, config.ema_decay),
         identity=run_state.identity(describe, config, items=items, world=accelerator.num_processes),
-        write=write or whole_model_writer(describe),
+        write=recipe.writer(describe),
         metrics={},
     )
     state = run_state.read(out / "last", run.identity, config)
@@ -199,7 +194,7 @@ def _step(run: _Run, batches: list[dict[str, Any]]) -> dict[str, float]:
         last = run.out / "last"
         good = f"the last good checkpoint is {last}" if last.exists() else "nothing was saved yet"
         raise SynthError(error.message, hint=f"{good}; {error.hint}") from error
-    with own_average(run.stepper.optimizers.values()):
+    with switch_to_average(run.stepper.optimizers.values()):
         run.ema.update_parameters(run.recipe.model)
     return losses
 
@@ -207,12 +202,12 @@ def _step(run: _Run, batches: list[dict[str, Any]]) -> dict[str, float]:
 def _validate(run: _Run, items: Items) -> dict[str, float]:
     """Return the mean of each metric over the items, and keep the best weights so far."""
     records: list[tuple[int, dict[str, float]]] = []
-    with exchanged(run.recipe.model, run.ema.module), run.accelerator.autocast():
+    with run_on_ema(run.recipe.model, run.ema.module), run.accelerator.autocast():
         # One item a batch, as whole volumes differ in shape; each process takes its share.
         for i in range(run.accelerator.process_index, len(items), run.accelerator.num_processes):
             found = run.recipe.validate(run.one(items, i))
             records.append((i, {name: float(value) for name, value in found.items()}))
-    records = sorted(processes.gathered(records, run.accelerator), key=lambda record: record[0])
+    records = sorted(processes.gather(records, run.accelerator), key=lambda record: record[0])
     values: dict[str, list[float]] = {}
     for _, found in records:
         for name, value in found.items():
@@ -242,7 +237,7 @@ def _keep_best(run: _Run) -> None:
 
 
 def _preview(run: _Run, items: Items) -> dict[str, Volume]:
-    with exchanged(run.recipe.model, run.ema.module), run.accelerator.autocast():
+    with run_on_ema(run.recipe.model, run.ema.module), run.accelerator.autocast():
         return run.recipe.preview(run.one(items, 0))
 
 

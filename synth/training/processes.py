@@ -6,14 +6,14 @@ step with several optimizers stays plain sequential code. With one process all o
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TypeVar
 
 import torch
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from accelerate.utils import broadcast, gather_object
-from torch import Tensor, nn
+from torch import Tensor
 
 T = TypeVar("T")
 
@@ -46,18 +46,11 @@ def average_gradients(parameters: Sequence[Tensor], accelerator: Accelerator) ->
         grad.copy_(mean.view_as(grad))
 
 
-def same_start(model: nn.Module, accelerator: Accelerator) -> None:
-    """Give every process the weights and buffers of the first."""
+def copy_from_first(tensors: Iterable[Tensor], accelerator: Accelerator) -> None:
+    """Give every process the first one's weights, or its running statistics as DDP does."""
     if accelerator.num_processes > 1:
         with torch.no_grad():
-            broadcast(list(model.state_dict().values()))
-
-
-def same_buffers(model: nn.Module, accelerator: Accelerator) -> None:
-    """Give every process the running statistics of the first, as DDP does."""
-    if accelerator.num_processes > 1:
-        with torch.no_grad():
-            broadcast(list(model.buffers()))
+            broadcast(list(tensors))
 
 
 def mean(value: Tensor, accelerator: Accelerator) -> float:
@@ -75,6 +68,6 @@ def any_of(flag: bool, accelerator: Accelerator) -> bool:
     return float(accelerator.reduce(raised, "sum")) > 0
 
 
-def gathered(records: list[T], accelerator: Accelerator) -> list[T]:
+def gather(records: list[T], accelerator: Accelerator) -> list[T]:
     """Return the records of every process, in the order of the processes."""
     return records if accelerator.num_processes == 1 else gather_object(records)

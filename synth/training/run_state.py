@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.optim.swa_utils import AveragedModel
 
 from synth.base.config import to_dict
-from synth.base.errors import SynthError
+from synth.base.errors import SynthError, first_line
 from synth.checkpoints import checkpoint
 from synth.training.config import MAY_CHANGE, TrainConfig
 from synth.training.learning_rate import Patience
@@ -97,7 +97,7 @@ def read(folder: Path, who: Mapping[str, Any], config: TrainConfig) -> dict[str,
     return state
 
 
-def require_begun_alike(out: Path, describe: Mapping[str, Any]) -> None:
+def require_same_run(out: Path, describe: Mapping[str, Any]) -> None:
     """Refuse, before anything is prepared, to go on with a run of other settings or data."""
     path = out / "last" / checkpoint.STATE
     if path.exists():
@@ -112,7 +112,7 @@ def _load(path: Path) -> dict[str, Any]:
         number = state["format"]
     except (*checkpoint.TORN, pickle.UnpicklingError) as error:
         raise SynthError(
-            f"{path}: cannot be read: {checkpoint.first_line(error)}",
+            f"{path}: cannot be read: {first_line(error)}",
             hint="the file is damaged; start in another output folder",
         ) from error
     if number != FORMAT:

@@ -18,7 +18,7 @@ from synth.base.errors import SynthError
 from synth.base.seeding import mix
 from synth.training import processes
 from synth.training.config import TrainConfig
-from synth.training.ema import settled
+from synth.training.ema import adapt_to_optimizers
 from synth.training.learning_rate import Patience, learning_rate_scale
 from synth.training.recipe import Recipe
 
@@ -34,7 +34,7 @@ class Stepper:
     def __init__(self, recipe: Recipe, config: TrainConfig, accelerator: Accelerator) -> None:
         self.recipe, self.accelerator = recipe, accelerator
         self.optimizers = recipe.optimizers()
-        self.config = settled(config, self.optimizers.values())
+        self.config = adapt_to_optimizers(config, self.optimizers.values())
         self.base_rates = {n: [g["lr"] for g in o.param_groups] for n, o in self.optimizers.items()}
         self.step = 0
         self.skipped = dict.fromkeys(self.optimizers, 0)
@@ -59,7 +59,7 @@ class Stepper:
                 f"{type(self.recipe).__name__}.losses yielded nothing",
                 hint="yield (optimizer name, loss) at least once for each batch",
             )
-        processes.same_buffers(self.recipe.model, self.accelerator)
+        processes.copy_from_first(self.recipe.model.buffers(), self.accelerator)
         self.step += 1
         return means
 

@@ -18,7 +18,8 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 
 from synth.base.errors import SynthError
-from synth.data.case import MODALITIES, Case, discover, region, require_unique
+from synth.data.case import MODALITIES, Case, discover, require_unique
+from synth.data.labels import region
 from synth.data.prepare import brain_mask, prepare
 from synth.data.volume import READ_ERRORS, Volume
 from synth.diffusion.wavelet import BANDS, dwt3

@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from synth.data.case import MODALITIES, Case, region
+from synth.data.case import MODALITIES, Case
+from synth.data.labels import region
 from synth.data.volume import Volume
 from synth.pictures import slices
 from synth.study.report.html import Html, joined, number, table, tag, tile
