@@ -44,7 +44,7 @@ def class_map(
         brain = head if brain is None else brain | head
     elif scheme not in SCHEMES:
         hint = did_you_mean(scheme, LABEL_SCHEMES)
-        raise SynthError(f"label scheme '{scheme}' is not known", hint=hint)
+        raise SynthError(f"unknown label scheme '{scheme}'", hint=hint)
     classes = to_classes(labels, scheme, name=name)
     if brain is None or not brain.any():
         raise SynthError(

@@ -104,7 +104,7 @@ def require_known(scheme: str) -> None:
     """Refuse the name of a scheme that is none."""
     if scheme not in ("auto", *LABEL_SCHEMES):
         hint = did_you_mean(scheme, LABEL_SCHEMES)
-        raise SynthError(f"label scheme '{scheme}' is not known", hint=hint)
+        raise SynthError(f"unknown label scheme '{scheme}'", hint=hint)
 
 
 def _is_output(case: Case, folder: Path) -> bool:

@@ -97,18 +97,16 @@ def test_eight_bits_are_off_by_at_most_half_a_step_of_their_row(tmp_path, monkey
     model = saved(tmp_path / "run" / "best", seed=3)
     convert(tmp_path / "run", tmp_path / "eight", bits=8)
     found = checkpoint.load(tmp_path / "eight").model.state_dict()
-    small = 0
+    large = {k: v for k, v in model.state_dict().items() if v.ndim > 1 and v.numel() >= 8}
+    assert large.keys() < found.keys()
     for name, weight in model.state_dict().items():
-        assert found[name].dtype == torch.float32
-        if weight.ndim > 1 and weight.numel() >= 8:
-            step = weight.flatten(1).abs().amax(1) / 127
-            off = (found[name] - weight).flatten(1).abs().amax(1)
-            assert (off <= step * 0.5001).all()
-            assert (off > 0).any()
+        off = (found[name] - weight).abs()
+        if name in large:
+            step = weight.flatten(1).abs().amax(1, keepdim=True) / 127
+            assert (off.flatten(1) <= step * 0.5001).all()
+            assert off.any()
         else:
-            small += 1
             assert torch.equal(found[name], weight.half().float())
-    assert small
 
 
 def test_shipped_weights_are_found_from_any_folder(tmp_path, monkeypatch):
@@ -122,7 +120,6 @@ def test_shipped_weights_are_found_from_any_folder(tmp_path, monkeypatch):
 
 def test_tied_weights_are_written_twice(tmp_path):
     model, config = network()
-    model[3].weight = nn.Parameter(torch.ones(1, 16))
     model[3].bias = nn.Parameter(model[3].weight.data[0, :1])  # a view of the same memory
     checkpoint.save(tmp_path / "c", model=model, family="toy", preset="t", config=config)
     assert same_weights(checkpoint.load(tmp_path / "c").model, model)
@@ -283,17 +280,11 @@ def compat(monkeypatch):
 )
 def test_convert_unwraps_recognises_and_loads_strictly(tmp_path, compat, wrap):
     torch.save(wrap(compat), tmp_path / "theirs.pt")
-    convert(tmp_path / "theirs.pt", tmp_path / "ours")
+    convert(tmp_path / "theirs.pt", tmp_path / "ours", overrides={"shape": (9,)})
     found = checkpoint.load(tmp_path / "ours")
-    assert found.config == Config(width=5)
+    assert found.config == Config(width=5, shape=(9,))
     assert found.metadata["source"] == "theirs.pt"
     assert torch.equal(found.model[3].weight, compat["last.weight"])
-
-
-def test_convert_reads_safetensors_and_takes_overrides(tmp_path, compat):
-    save_file(compat, tmp_path / "theirs.safetensors")
-    convert(tmp_path / "theirs.safetensors", tmp_path / "ours", overrides={"shape": (9,)})
-    assert checkpoint.load(tmp_path / "ours").config == Config(width=5, shape=(9,))
 
 
 def test_convert_runs_nobodys_code(tmp_path):
@@ -322,7 +313,7 @@ def test_convert_says_what_it_cannot_read(tmp_path, compat):
     torch.save({"epoch": 3}, tmp_path / "empty.pt")
     for name, family, words in (
         ("none", None, "no such file"),
-        ("unknown", None, r"no network that .*toy.* knows \(other.weight"),
+        ("unknown", None, r"unknown weights for .*toy.* \(other.weight"),
         ("empty", None, "holds no weights"),
         ("whole", "toi", "did you mean toy"),
     ):

@@ -54,7 +54,7 @@ def test_without_a_brain_the_map_is_refused_with_the_way_to_mend_it() -> None:
         class_map(row(0, 1, 2, 0), "brats2023", row(1, 0, 0, 1) > 0)
     with pytest.raises(SynthError, match="label 4 is outside the scheme"):
         class_map(row(0, 4), "brats2023", row(1, 1) > 0)
-    with pytest.raises(SynthError, match="label scheme 'brats23' is not known"):
+    with pytest.raises(SynthError, match="unknown label scheme 'brats23'"):
         class_map(row(0, 1), "brats23", row(1, 1) > 0)
 
 

@@ -103,7 +103,7 @@ def without_tumours(data: Path) -> None:
         (without_tumours, ["--prior"], "no tumour or healthy mask"),
         (None, ["--volume-ml", "5000", "6000"], "of 5000 to 6000 ml to take a shape from"),
         (None, ["--volume-ml", "60", "5"], "--volume-ml 60 5"),
-        (None, ["--scheme", "brats1999"], "label scheme 'brats1999' is not known"),
+        (None, ["--scheme", "brats1999"], "unknown label scheme 'brats1999'"),
         (None, ["--end", "x"], "a whole number, or end"),
         (None, ["--shard", "2/2"], "write i/n"),
         (None, ["--per-case", "0"], "1 or more"),

@@ -400,7 +400,7 @@ def test_a_bad_case_is_one_line_and_the_rest_is_drawn(
         (["--samples", "0"], "1 or more"),
         (["--steps", "0"], "at least 1"),
         (["--sampler", "euler"], "invalid choice"),
-        (["--scheme", "brats1999"], "label scheme 'brats1999' is not known"),
+        (["--scheme", "brats1999"], "unknown label scheme 'brats1999'"),
         (["--labels", "x"], "give one of them"),
         (["DATA"], "case id BraTS-GLI-00001-000 occurs twice"),
         (["--split", "a", "--append-to", "b"], "--split and --append-to"),

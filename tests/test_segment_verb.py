@@ -465,7 +465,7 @@ def test_an_odd_reference_does_not_matter(model: Path, tmp_path: Path) -> None:
         (["--weights", "1", "2"], "2 weights for 1 model"),
         (["--weights", "0"], "a model that counts"),
         (["--weights", "x"], "numbers of 0 or more"),
-        (["--scheme", "brats1999"], "label scheme 'brats1999' is not known"),
+        (["--scheme", "brats1999"], "unknown label scheme 'brats1999'"),
         (["--device", "cuda:77"], "is not available"),
         (["--models", "nowhere"], "nowhere: no such checkpoint"),
         (["--models", "DATA"], "holds no checkpoint"),

@@ -52,9 +52,9 @@ def teach(recipe: OneRecipe, out: Path, items: Items | None = None, **settings) 
     return train(recipe, items, out, config, describe=describe, validation=validation, device="cpu")
 
 
-def script(out: Path, *words: str, **settings) -> list[str]:
+def script(out: Path, **settings) -> list[str]:
     """Return the command of a toy training."""
-    return [toy_recipe.__file__, str(out), "--settings", json.dumps(settings), *words]
+    return [toy_recipe.__file__, str(out), json.dumps(settings)]
 
 
 def call(command: list[str], **more: str) -> str:
@@ -142,7 +142,7 @@ def test_two_processes_equal_accumulating_twice(tmp_path, kind):
         *("--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no"),
         *("--main_process_port", "0"),
     ]
-    command = [*launch, *script(tmp_path / "two", "--kind", kind, **settings)]
+    command = [*launch, *script(tmp_path / "two", kind=kind, **settings)]
     call(command, ACCELERATE_USE_CPU="true", CUDA_VISIBLE_DEVICES="")
     run(tmp_path / "one", kind=kind, accumulate=2, **settings)
     two, one = state(tmp_path / "two"), state(tmp_path / "one")
@@ -159,7 +159,7 @@ def test_two_processes_equal_accumulating_twice(tmp_path, kind):
 )
 def test_four_kills_leave_readable_checkpoints(tmp_path, kills, steps, least):
     settings = {"steps": steps, "batch_size": 2, "save_every": 1, "validate_every": 3}
-    lines = call(script(tmp_path / "run", "--kills", str(kills), **settings)).splitlines()
+    lines = call(script(tmp_path / "run", kills=kills, **settings)).splitlines()
     assert sum(json.loads(line)["killed"] for line in lines[:-1]) >= least
     run(tmp_path / "whole", **settings)
     assert_same(state(tmp_path / "whole"), state(tmp_path / "run"))
@@ -171,7 +171,7 @@ def test_four_kills_leave_readable_checkpoints(tmp_path, kills, steps, least):
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_saves_and_exits_zero(tmp_path, number):
     settings = {"steps": 100_000, "batch_size": 2, "save_every": 0, "validate_every": 0}
-    command = script(tmp_path / "run", "--seconds", "0.01", **settings, workers=1)
+    command = script(tmp_path / "run", seconds=0.01, **settings, workers=1)
     process = subprocess.Popen(
         [sys.executable, *command], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         env=environment(), start_new_session=True,

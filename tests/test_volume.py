@@ -21,19 +21,6 @@ def write(path: Path, data: np.ndarray) -> Path:
     return path
 
 
-def huge(version: int) -> bytes:
-    """A header that claims more voxels than there can be, and a few bytes behind it."""
-    if version == 1:
-        header = nib.Nifti1Image(np.zeros((2, 2, 2), np.int16), LPS).header
-        header["dim"][1:4] = 32767  # the largest a NIfTI-1 header can claim
-    else:
-        header = nib.Nifti2Header()
-        header.set_data_dtype(np.int16)
-        header.set_data_shape((10**5, 10**5, 10**5))
-        header["vox_offset"], header["magic"] = 544, b"n+2\0\r\n\x1a\n"
-    return header.binaryblock + bytes(100)
-
-
 @pytest.mark.parametrize(
     "dtype", [np.uint8, np.int8, np.int16, np.uint16, np.int32, np.float32, np.float64]
 )
@@ -77,21 +64,19 @@ def singular(path: Path) -> None:
     nib.save(image, path)
 
 
-def half(path: Path) -> None:
-    blob = gzip.compress(nib.Nifti1Image(brain(), LPS).to_bytes())
-    path.write_bytes(blob[: len(blob) // 2])
+def boast(path: Path) -> None:
+    """Claim more voxels than there can be."""
+    header = nib.Nifti2Header()
+    header.set_data_shape((10**5, 10**5, 10**5))
+    header["vox_offset"], header["magic"] = 544, b"n+2\0\r\n\x1a\n"
+    path.write_bytes(gzip.compress(header.binaryblock + bytes(100)))
 
 
 @pytest.mark.parametrize(
-    ("damage", "words"),
+    ("damage", "words"),  # more of it in test_check.py
     [
         (lambda _: None, "no such file"),
-        (lambda p: p.write_text("not an image"), "cannot be read"),
-        (half, "cannot be read"),
-        (lambda p: write(p, np.zeros((4, 4, 4, 3), np.float32)), "3-D"),
-        (lambda p: p.write_bytes(gzip.compress(huge(1))), "claims 32767"),
-        (lambda p: p.write_bytes(gzip.compress(huge(2))), "claims 100000×100000×100000"),
-        (lambda p: write(p, np.where(brain() > 700, np.nan, 1.0)), "NaN or Inf"),
+        (boast, "claims 100000×100000×100000"),
         (singular, "singular"),
         (lambda p: write(p, brain().astype(np.complex64)), "complex64"),
     ],

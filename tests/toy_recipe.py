@@ -5,10 +5,10 @@ The script is what the tests kill, stop, and launch on two processes.
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import signal
+import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -205,7 +205,7 @@ def killed(out: Path, kind: str, kills: int, **settings) -> None:
     """
     register()
     random = np.random.default_rng(0)
-    for kill in range(kills):
+    for _ in range(kills):
         child = os.fork()
         if child == 0:
             run(out, kind=kind, **settings)
@@ -213,39 +213,28 @@ def killed(out: Path, kind: str, kills: int, **settings) -> None:
         time.sleep(random.uniform(0.05, 0.6))
         os.kill(child, signal.SIGKILL)
         _, status = os.waitpid(child, 0)
-        step = inspect_run(out)
-        killed_in_time = os.WIFSIGNALED(status)
-        print(json.dumps({"kill": kill, "step": step, "killed": killed_in_time}))
+        print(json.dumps({"step": inspect_run(out), "killed": os.WIFSIGNALED(status)}))
 
 
 def inspect_run(out: Path) -> int:
     """Read every file that a kill may have torn; return the saved step."""
-    step = 0
-    for name in ("best", "last"):
-        if (out / name).exists():
-            found = checkpoint.load(out / name)
-            assert found.metadata["family"] == "toy"
-            json.loads((out / name / "config.json").read_text())
-    if (out / "last").exists():
-        step = torch.load(out / "last" / "state.pt", weights_only=True)["step"]
-    return step
+    for folder in (out / "best", out / "last"):
+        if folder.exists():
+            assert checkpoint.load(folder).metadata["family"] == "toy"
+            json.loads((folder / "config.json").read_text())
+    return state(out)["step"] if (out / "last").exists() else 0
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser()
-    parser.add_argument("out", type=Path)
-    parser.add_argument("--kind", default="one")
-    parser.add_argument("--seconds", type=float, default=0.0)
-    parser.add_argument("--kills", type=int, default=0)
-    parser.add_argument("--settings", type=json.loads, default={})
-    args = parser.parse_args()
+    """Train as the words say: OUT, and settings as JSON, with kind, seconds and kills."""
+    out, options = Path(sys.argv[1]), json.loads(sys.argv[2])
+    kind, kills = options.pop("kind", "one"), options.pop("kills", 0)
+    items = Items(seconds=options.pop("seconds", 0.0))
     torch.set_num_threads(1)
     log.configure()
-    if args.kills:
-        killed(args.out, args.kind, args.kills, **args.settings)
-    items = Items(seconds=args.seconds)
-    summary = run(args.out, kind=args.kind, items=items, **args.settings)
-    print(json.dumps(summary))
+    if kills:
+        killed(out, kind, kills, **options)
+    print(json.dumps(run(out, kind=kind, items=items, **options)))
 
 
 if __name__ == "__main__":

@@ -62,7 +62,7 @@ def coerce(value: Any, kind: Any, name: str) -> Any:
         if value not in arguments:
             text = [str(a) for a in arguments]
             raise SynthError(
-                f"{name} = {value!r} is not known", hint=did_you_mean(str(value), text)
+                f"unknown {name} {value!r}", hint=did_you_mean(str(value), text)
             )
         return value
     if origin is tuple and isinstance(value, list | tuple):

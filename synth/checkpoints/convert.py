@@ -145,7 +145,7 @@ def recognise(
                 return each, candidate
     some = ", ".join(sorted(weights)[:3])
     raise SynthError(
-        f"{name} is no network that {' or '.join(able) or 'any family'} knows ({some}, …)",
+        f"{name}: unknown weights for {' or '.join(able) or 'every family'} ({some}, …)",
         hint="convert reads the public checkpoints named in the README",
     )
 

@@ -6,11 +6,9 @@ brain), so that one code path serves 1 mm and 2.8 mm grids.
 
 from __future__ import annotations
 
-import importlib.util
 import math
 from dataclasses import dataclass
 from functools import lru_cache
-from pathlib import Path
 
 import nibabel as nib
 import numpy as np
@@ -19,7 +17,8 @@ from scipy import ndimage
 from torch import Tensor
 from torch.nn import functional
 
-from synth.base.errors import SynthError
+from synth.data.heads import package_file
+from synth.data.prepare import crop_or_pad
 
 MNI_NOTICE = """\
 Copyright (C) 1993-2004 Louis Collins, McConnell Brain Imaging Centre, Montreal Neurological
@@ -221,7 +220,7 @@ def _template(pooled: bool) -> tuple[Tensor, float]:
     """Return brain, grey, white and residual T1 centred on MNI_CENTRE_MM, and their spacing."""
     if pooled:  # half resolution: anti-aliased for coarse grids, and eight times less to read
         return functional.avg_pool3d(_template(False)[0][None], 2)[0], 2.0
-    t1, grey, white = (_centred(_nilearn_map(name)) for name in ("t1", "gm", "wm"))
+    t1, grey, white = map(_centred, ("t1", "gm", "wm"))
     brain = ndimage.binary_erosion(largest_component(ndimage.binary_fill_holes(t1 > 0)))
     total = np.maximum(grey + white, 1)  # the maps overshoot one here and there
     grey, white = grey * brain / total, white * brain / total
@@ -233,27 +232,13 @@ def _template(pooled: bool) -> tuple[Tensor, float]:
     return torch.from_numpy(stack), 1.0  # (4, 160, 200, 172)
 
 
-def _centred(image: nib.Nifti1Image) -> np.ndarray:
-    """Cut a block whose middle is MNI_CENTRE_MM less half a voxel, in 0..1."""
-    values = np.asarray(image.dataobj)
+def _centred(name: str) -> np.ndarray:
+    """Cut a block out of a map of nilearn whose middle is MNI_CENTRE_MM less half a voxel."""
+    file = f"mni_icbm152_{name}_tal_nlin_sym_09a_converted.nii.gz"
+    path = package_file("nilearn", f"datasets/data/{file}")
+    assert path is not None, "nilearn is a dependency"
+    image = nib.Nifti1Image.from_filename(path)
     half = np.array([80, 100, 86])
-    middle = np.array(MNI_CENTRE_MM) - image.affine[:3, 3]
-    start = np.round(middle - half).astype(int)
-    lengths = zip(start, half, values.shape, strict=True)
-    padding = [(max(0, -a), max(0, a + 2 * h - n)) for a, h, n in lengths]
-    values = np.pad(values, padding)
-    x, y, z = (slice(max(0, a), max(0, a) + 2 * h) for a, h in zip(start, half, strict=True))
-    return values[x, y, z].astype(np.float32) / 255
-
-
-def _nilearn_map(name: str) -> nib.Nifti1Image:
-    # Read by path: importing nilearn costs two seconds and brings scikit-learn along.
-    spec = importlib.util.find_spec("nilearn")
-    folder = Path(next(iter(spec.submodule_search_locations or []))) if spec else Path()
-    path = folder / "datasets" / "data" / f"mni_icbm152_{name}_tal_nlin_sym_09a_converted.nii.gz"
-    if spec is None or not path.is_file():
-        raise SynthError(
-            f"the demo cohort needs nilearn's MNI152 map {path.name}, which is not installed",
-            hint="pip install 'nilearn>=0.11'",
-        )
-    return nib.Nifti1Image.from_filename(path)
+    start = np.round(np.array(MNI_CENTRE_MM) - image.affine[:3, 3] - half).astype(int)
+    block = crop_or_pad(np.asarray(image.dataobj), tuple(start), tuple(2 * half), 0)
+    return block.astype(np.float32) / 255  # 0..1

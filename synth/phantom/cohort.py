@@ -20,11 +20,12 @@ from synth.base.errors import SynthError
 from synth.base.files import atomic_folder, read_json, write_json, write_text
 from synth.base.version import __version__
 from synth.data.case import MODALITIES
+from synth.data.tumour_mask import dilated_tumour
 from synth.data.volume import Volume
 from synth.jobs.cases import in_processes
 from synth.phantom.anatomy import MNI_NOTICE, Grid, Person, depth_mm, largest_component
 from synth.phantom.scanner import SITES, Subject, scan
-from synth.phantom.tumour import Tumour, healthy_mask, unhealthy_mask
+from synth.phantom.tumour import Tumour, healthy_mask
 
 Size = Literal["small", "full"]
 SiteName = Literal["A", "B"]
@@ -132,7 +133,7 @@ def _make(index: int, seed: int, size: Size, site: SiteName) -> Phantom:
     subject = Subject(grid, head.tissue(maps, grid), maps.residual, brain, depth, labels, window)
     images, acquisition = scan(scanner, subject, SITES[site])
     unhealthy = np.zeros_like(brain)
-    unhealthy[window] = unhealthy_mask(labels[window], grid.spacing_mm)
+    unhealthy[window] = dilated_tumour(labels[window] > 0, (grid.spacing_mm,) * 3)
     healthy, placed = healthy_mask(hole, brain, unhealthy, grid, tumour.whole_mm)
 
     parameters = {
@@ -216,9 +217,9 @@ def _read_record(folder: Path) -> dict:
 
 def _check(*, seed: int, index: int, size: str, site: str) -> None:
     if size not in ("small", "full"):
-        raise SynthError(f"size {size!r} is unknown", hint="small or full")
+        raise SynthError(f"unknown size {size!r}", hint="small or full")
     if site not in SITES:
-        raise SynthError(f"site {site!r} is unknown", hint="A or B")
+        raise SynthError(f"unknown site {site!r}", hint="A or B")
     if seed < 0 or not 0 <= index < 49_999:
         raise SynthError(
             f"seed {seed}, case {index + 1}: out of range", hint="seed ≥ 0, cases 1 to 49999"

@@ -17,15 +17,12 @@ from torch import Tensor
 
 from synth.base.errors import SynthError
 from synth.data.labels import ED, ET, NCR
+from synth.data.placement import MIN_DISTANCE_MM, MIN_IN_BRAIN
 from synth.phantom.anatomy import Grid, Maps, Noise, largest_component
 
 KINDS = {"ring": 0.78, "solid": 0.14, "non-enhancing": 0.08}
 LARGEST_TUMOUR_MM = 34.0  # nominal radius of the whole tumour; uncapped, some reach 420 ml
 DAMPING_MM = 14.0  # mass effect fades to nothing over this depth under the brain's surface
-UNHEALTHY_MARGIN_MM = 5.0
-HEALTHY_DISTANCE_MM = 5.0
-HEALTHY_IN_BRAIN = 0.75
-SMALLEST_COMPONENT_MM3 = 800.0
 MOST_SHRINKS = 60
 
 
@@ -168,15 +165,6 @@ class Tumour:
         return necrosis
 
 
-def unhealthy_mask(labels: np.ndarray, spacing_mm: float) -> np.ndarray:
-    """The tumour without its specks, grown by 5 mm, as the challenge's own generator does."""
-    pieces, count = ndimage.label(labels > 0)
-    sizes = np.bincount(pieces.ravel(), minlength=count + 1) * spacing_mm**3
-    kept = (sizes >= min(SMALLEST_COMPONENT_MM3, sizes[1:].max())) & (np.arange(count + 1) > 0)
-    distance = np.asarray(ndimage.distance_transform_edt(~kept[pieces]))
-    return distance * spacing_mm < UNHEALTHY_MARGIN_MM
-
-
 def healthy_mask(
     rng: np.random.Generator, brain: np.ndarray, unhealthy: np.ndarray, grid: Grid, whole_mm: float
 ) -> tuple[np.ndarray, dict]:
@@ -194,7 +182,7 @@ def healthy_mask(
         pair = candidates[rng.integers(0, len(candidates), 2)]
         distance, _ = tumour.query(pair * spacing)
         at = pair[distance.argmax()]
-        if distance.max() < HEALTHY_DISTANCE_MM + 0.7 * radius * scale:
+        if distance.max() < MIN_DISTANCE_MM + 0.7 * radius * scale:
             continue
         centre = np.array([float(axis[i]) for axis, i in zip(grid.axes, at, strict=True)])
         blob = Blob.draw(rng, centre, radius)
@@ -216,10 +204,10 @@ def healthy_mask(
 def _breaks_a_rule(
     voxels: np.ndarray, brain: np.ndarray, tumour: KDTree, spacing_mm: float
 ) -> bool:
-    if not len(voxels) or brain[tuple(voxels.T)].mean() < HEALTHY_IN_BRAIN:
+    if not len(voxels) or brain[tuple(voxels.T)].mean() < MIN_IN_BRAIN:
         return True
-    distance, _ = tumour.query(voxels * spacing_mm, distance_upper_bound=2 * HEALTHY_DISTANCE_MM)
-    return bool(distance.min() < HEALTHY_DISTANCE_MM)
+    distance, _ = tumour.query(voxels * spacing_mm, distance_upper_bound=2 * MIN_DISTANCE_MM)
+    return bool(distance.min() < MIN_DISTANCE_MM)
 
 
 def _choose_place(
