@@ -17,11 +17,26 @@ from typing import Any
 
 import numpy as np
 
-from synth.data.placement import Site, allowed, components, find, put, site, vary
+from synth.data.placement import (
+    MIN_DISTANCE_MM,
+    MIN_IN_BRAIN,
+    Site,
+    components,
+    find,
+    put,
+    site,
+    vary,
+)
 from synth.data.prepare import brain_mask
 from synth.phantom.cohort import make_phantom
 
 MOST_TRIES = 5000
+
+
+def allowed(mask: np.ndarray, where: Site) -> bool:
+    """Whether a mask obeys the challenge's rule."""
+    inside = (mask & where.brain).sum() >= MIN_IN_BRAIN * mask.sum()
+    return bool(inside and where.distance_mm[mask].min() >= MIN_DISTANCE_MM)
 
 
 def blind(shape: np.ndarray, where: Site, rng: np.random.Generator) -> tuple[np.ndarray, int]:

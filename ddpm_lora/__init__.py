@@ -14,8 +14,9 @@ format of peft's files.
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from synth.base.public_names import export
 
 if TYPE_CHECKING:
     from ddpm_lora.generate import Drawn, Plan, draw, load
@@ -23,19 +24,10 @@ if TYPE_CHECKING:
 
 __all__ = ["Drawn", "LabelMap", "Plan", "draw", "load", "read"]
 
-_HOMES = {
-    **dict.fromkeys(("Drawn", "Plan", "draw", "load"), "ddpm_lora.generate"),
-    **dict.fromkeys(("LabelMap", "read"), "ddpm_lora.label_maps"),
-}
-
-
-def __getattr__(name: str) -> Any:
-    """Import a public name when it is first asked for (PEP 562): configurations need no torch."""
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(_HOMES[name]), name)
-
-
-def __dir__() -> list[str]:
-    """Return the public names, imported yet or not."""
-    return list(__all__)
+__getattr__, __dir__ = export(
+    __name__,
+    {
+        **dict.fromkeys(("Drawn", "Plan", "draw", "load"), "ddpm_lora.generate"),
+        **dict.fromkeys(("LabelMap", "read"), "ddpm_lora.label_maps"),
+    },
+)

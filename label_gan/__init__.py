@@ -11,8 +11,9 @@ Kwon et al., "Generation of 3D Brain MRI Using Auto-Encoding Generative Adversar
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from synth.base.public_names import export
 
 if TYPE_CHECKING:
     from label_gan.generate import draw, load
@@ -20,15 +21,10 @@ if TYPE_CHECKING:
 
 __all__ = ["Shape", "draw", "load"]
 
-
-def __getattr__(name: str) -> Any:
-    """Import a public name when it is first asked for (PEP 562): configurations need no torch."""
-    if name not in __all__:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    module = "label_gan.shape" if name == "Shape" else "label_gan.generate"
-    return getattr(importlib.import_module(module), name)
-
-
-def __dir__() -> list[str]:
-    """Return the public names, imported yet or not."""
-    return list(__all__)
+__getattr__, __dir__ = export(
+    __name__,
+    {
+        "Shape": "label_gan.shape",
+        **dict.fromkeys(("draw", "load"), "label_gan.generate"),
+    },
+)

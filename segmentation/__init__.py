@@ -10,8 +10,9 @@ Swin UNETR.
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from synth.base.public_names import export
 
 if TYPE_CHECKING:
     from segmentation.network import build
@@ -20,20 +21,11 @@ if TYPE_CHECKING:
 
 __all__ = ["Segmenter", "build", "grown"]
 
-_HOMES = {
-    "Segmenter": "segmentation.networks.segmenter",
-    "build": "segmentation.network",
-    "grown": "segmentation.networks.upkern",
-}
-
-
-def __getattr__(name: str) -> Any:
-    """Import a public name when it is first asked for (PEP 562): configurations need no torch."""
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(_HOMES[name]), name)
-
-
-def __dir__() -> list[str]:
-    """Return the public names, imported yet or not."""
-    return list(__all__)
+__getattr__, __dir__ = export(
+    __name__,
+    {
+        "Segmenter": "segmentation.networks.segmenter",
+        "build": "segmentation.network",
+        "grown": "segmentation.networks.upkern",
+    },
+)

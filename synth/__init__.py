@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from synth.base.public_names import export
 from synth.base.version import __version__
 
 if TYPE_CHECKING:
@@ -32,27 +32,17 @@ __all__ = [
     "read_split",
 ]
 
-_HOMES = {
-    **dict.fromkeys(("Case", "discover"), "synth.data.case"),
-    "SynthError": "synth.base.errors",
-    "Volume": "synth.data.volume",
-    "find_brain": "synth.data.brain",
-    "inpaint": "wdm3d.generate",
-    "inpainting_metrics": "synth.metrics.image",
-    "prepare": "synth.data.prepare",
-    "read_split": "synth.data.split",
-}
-
-
-def __getattr__(name: str) -> Any:
-    """Import a public name when it is first asked for (PEP 562): `--help` needs no torch."""
-    if name == "checkpoint":
-        return importlib.import_module("synth.checkpoints.checkpoint")
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(_HOMES[name]), name)
-
-
-def __dir__() -> list[str]:
-    """Return the public names, imported yet or not."""
-    return list(__all__)
+__getattr__, __dir__ = export(
+    __name__,
+    {
+        **dict.fromkeys(("Case", "discover"), "synth.data.case"),
+        "checkpoint": "synth.checkpoints.checkpoint",
+        "SynthError": "synth.base.errors",
+        "Volume": "synth.data.volume",
+        "find_brain": "synth.data.brain",
+        "inpaint": "wdm3d.generate",
+        "inpainting_metrics": "synth.metrics.image",
+        "prepare": "synth.data.prepare",
+        "read_split": "synth.data.split",
+    },
+)

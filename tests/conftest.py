@@ -12,6 +12,7 @@ import torch
 from scipy import ndimage
 
 from synth.data.labels import ED, ET, NCR
+from synth.data.placement import Site
 from synth.data.volume import Volume
 from synth.phantom.cohort import write_cohort
 from synth.training import log
@@ -111,3 +112,8 @@ def onion(radii: tuple[float, float, float] = (9, 6, 4), edge: int = 24) -> np.n
     for radius, label in zip(radii, (ED, ET, NCR), strict=True):
         labels[ball(labels.shape, (edge // 2,) * 3, radius)] = label
     return labels
+
+
+def obeys_rule(mask: np.ndarray, where: Site) -> bool:
+    """Whether a mask obeys the challenge's rule: mostly in the brain, 5 mm from the tumour."""
+    return (mask & where.brain).sum() >= 0.75 * mask.sum() and where.distance_mm[mask].min() >= 5

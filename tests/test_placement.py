@@ -8,8 +8,8 @@ import pytest
 from scipy import ndimage
 from scipy.spatial import KDTree
 
-from synth.data.placement import allowed, components, find, place, site, valid_corners, vary
-from tests.conftest import ball, brain
+from synth.data.placement import components, find, place, site, valid_corners, vary
+from tests.conftest import ball, brain, obeys_rule
 
 SHAPE = (40, 44, 36)
 BRAIN = brain(SHAPE) > 0
@@ -107,7 +107,7 @@ def test_a_second_mask_touches_no_first() -> None:
         second = place([shape], where.occupied(first), rng)
         assert second is not None
         assert ndimage.label(first | second, np.ones((3, 3, 3)))[1] == 2
-        assert allowed(second, where)
+        assert obeys_rule(second, where)
 
 
 def test_a_prior_says_where() -> None:

@@ -13,10 +13,10 @@ from torch.utils.data import default_collate
 from synth.checkpoints import checkpoint
 from synth.cli import main
 from synth.data.case import discover
-from synth.data.placement import allowed, place, site
+from synth.data.placement import place, site
 from synth.data.tumour_mask import dilated_tumour
 from synth.metrics.ssim_loss import ssim_map
-from tests.conftest import write_case
+from tests.conftest import obeys_rule, write_case
 from wdm3d.config import PRESETS, Config
 from wdm3d.data import InpaintingData
 from wdm3d.network import build
@@ -48,7 +48,7 @@ def test_items_are_functions_of_their_seed_and_obey_the_rule(cohort: Path) -> No
     for seed in range(20):
         rng = np.random.default_rng(seed)
         placed = place(data.pool, where, rng, scale=SMALL.shape_scale)
-        assert placed is None or allowed(placed, where)
+        assert placed is None or obeys_rule(placed, where)
 
 
 def test_the_network_is_never_shown_the_truth_in_the_hole(cohort: Path) -> None:

@@ -11,8 +11,9 @@ Friedrich et al., "WDM: 3D Wavelet Diffusion Models for High-Resolution Medical 
 
 from __future__ import annotations
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from synth.base.public_names import export
 
 if TYPE_CHECKING:
     from wdm3d.config import SamplerOptions
@@ -21,21 +22,12 @@ if TYPE_CHECKING:
 
 __all__ = ["Inpainted", "Inpainter", "SamplerOptions", "inpaint"]
 
-_HOMES = {
-    "Inpainted": "wdm3d.generate",
-    "inpaint": "wdm3d.generate",
-    "Inpainter": "wdm3d.inpainter",
-    "SamplerOptions": "wdm3d.config",
-}
-
-
-def __getattr__(name: str) -> Any:
-    """Import a public name when it is first asked for (PEP 562): configurations need no torch."""
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(_HOMES[name]), name)
-
-
-def __dir__() -> list[str]:
-    """Return the public names, imported yet or not."""
-    return list(__all__)
+__getattr__, __dir__ = export(
+    __name__,
+    {
+        "Inpainted": "wdm3d.generate",
+        "inpaint": "wdm3d.generate",
+        "Inpainter": "wdm3d.inpainter",
+        "SamplerOptions": "wdm3d.config",
+    },
+)

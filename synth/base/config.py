@@ -61,9 +61,7 @@ def coerce(value: Any, kind: Any, name: str) -> Any:
     if origin is Literal:
         if value not in arguments:
             text = [str(a) for a in arguments]
-            raise SynthError(
-                f"unknown {name} {value!r}", hint=did_you_mean(str(value), text)
-            )
+            raise SynthError(f"unknown {name} {value!r}", hint=did_you_mean(str(value), text))
         return value
     if origin is tuple and isinstance(value, list | tuple):
         each = arguments[:1] * len(value) if arguments[-1] is Ellipsis else arguments

@@ -26,9 +26,7 @@ SCHEMES: dict[str, dict[str, tuple[int, ...]]] = {
 def scheme_regions(scheme: str) -> dict[str, tuple[int, ...]]:
     """Return region → labels of a scheme."""
     if scheme not in SCHEMES:
-        raise SynthError(
-            f"unknown label scheme '{scheme}'", hint=did_you_mean(scheme, SCHEMES)
-        )
+        raise SynthError(f"unknown label scheme '{scheme}'", hint=did_you_mean(scheme, SCHEMES))
     return SCHEMES[scheme]
 
 
@@ -54,7 +52,9 @@ def region(labels: np.ndarray, scheme: str, name: str) -> np.ndarray:
     """Return the bool mask of a region (WT, TC, ET …)."""
     regions = scheme_regions(scheme)
     if name not in regions:
-        raise SynthError(f"unknown region '{name}' of scheme {scheme}", hint=did_you_mean(name, regions))
+        raise SynthError(
+            f"unknown region '{name}' of scheme {scheme}", hint=did_you_mean(name, regions)
+        )
     return np.isin(labels, regions[name])
 
 

@@ -125,14 +125,6 @@ def put(shape: np.ndarray, corner: np.ndarray, grid: Sequence[int]) -> np.ndarra
     return result
 
 
-def allowed(mask: np.ndarray, where: Site) -> bool:
-    """Whether a mask obeys the rule."""
-    return bool(
-        (mask & where.brain).sum() >= MIN_IN_BRAIN * mask.sum()
-        and where.distance_mm[mask].min() >= MIN_DISTANCE_MM
-    )
-
-
 def find(shape: np.ndarray, where: Site, rng: np.random.Generator) -> np.ndarray | None:
     """Return the corner at which a shape obeys the rule, or None where no place was found.
 

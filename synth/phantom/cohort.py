@@ -99,7 +99,7 @@ def make_phantom(
     index: int, *, seed: int = 0, size: Size = "small", site: SiteName = "A"
 ) -> Phantom:
     """Make one patient; the same arguments give the same voxels."""
-    _check(seed=seed, index=index, size=size, site=site)
+    _require_in_range(seed, index)
     # One thread: small grids run faster, and sums in one order make the voxels the same anywhere.
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -165,7 +165,7 @@ def write_cohort(
     """
     from tqdm import tqdm
 
-    _check(seed=seed, index=cases - 1, size=size, site=site)
+    _require_in_range(seed, cases - 1)
     out = Path(out)
     wanted = {"recipe": RECIPE, "seed": seed, "size": size, "site": site}
     folders = [out / case_id(index, site) for index in range(cases)]
@@ -215,11 +215,7 @@ def _read_record(folder: Path) -> dict:
     return read_json(folder / f"{folder.name}-phantom.json")
 
 
-def _check(*, seed: int, index: int, size: str, site: str) -> None:
-    if size not in ("small", "full"):
-        raise SynthError(f"unknown size {size!r}", hint="small or full")
-    if site not in SITES:
-        raise SynthError(f"unknown site {site!r}", hint="A or B")
+def _require_in_range(seed: int, index: int) -> None:
     if seed < 0 or not 0 <= index < 49_999:
         raise SynthError(
             f"seed {seed}, case {index + 1}: out of range", hint="seed ≥ 0, cases 1 to 49999"

@@ -116,7 +116,9 @@ class RunLog:
         folder.mkdir(parents=True, exist_ok=True)
         self.path = folder / METRICS
         if self.path.exists():
-            forget_after(self.path, resumed_step)
+            # The steps past it will be taken and logged again.
+            kept = [r for r in read_metrics(self.path) if r["step"] <= resumed_step]
+            write_text(self.path, "".join(json.dumps(r) + "\n" for r in kept))
         self.board = SummaryWriter(str(folder / "tensorboard"), purge_step=resumed_step + 1)
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
@@ -148,12 +150,6 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
         except json.JSONDecodeError:
             break
     return records
-
-
-def forget_after(path: Path, step: int) -> None:
-    """Drop the lines past `step`: those steps will be taken and logged again."""
-    kept = [record for record in read_metrics(path) if record["step"] <= step]
-    write_text(path, "".join(json.dumps(r) + "\n" for r in kept))
 
 
 def middle_planes(volume: Volume) -> np.ndarray:

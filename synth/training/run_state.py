@@ -93,7 +93,10 @@ def read(folder: Path, who: Mapping[str, Any], config: TrainConfig) -> dict[str,
         return None
     state = _load(path)
     _require_same(json.loads(state["identity"]), who, folder.parent)
-    _mention_changes(json.loads(state["training"]), to_dict(config))
+    saved = json.loads(state["training"])
+    for key, value in to_dict(config).items():
+        if key not in MAY_CHANGE | {"accumulate"} and saved.get(key, value) != value:
+            log.warning("from here on %s = %r instead of %r", key, value, saved[key])
     return state
 
 
@@ -135,12 +138,6 @@ def _require_same(saved: Mapping[str, Any], now: Mapping[str, Any], out: Path) -
                 f"{out} was begun with {key} = {before!r}, this command says {value!r}",
                 hint=f"give {key} = {before!r} to go on, or choose another output folder",
             )
-
-
-def _mention_changes(saved: Mapping[str, Any], now: Mapping[str, Any]) -> None:
-    for key, value in now.items():
-        if key not in MAY_CHANGE and saved.get(key, value) != value and key != "accumulate":
-            log.warning("from here on %s = %r instead of %r", key, value, saved[key])
 
 
 def _require_plain(value: Any, name: str) -> None:
