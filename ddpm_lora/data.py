@@ -55,12 +55,8 @@ def frame_about(image: Volume, config: Config, *, whole: bool = False) -> Frame:
 
 def load_case(case: Case) -> tuple[Volume, np.ndarray]:
     """Return the four scans of a case, stacked, and its class map on their grid."""
-    volumes = [case.load(m) for m in MODALITIES]
-    for m, volume in zip(MODALITIES[1:], volumes[1:], strict=True):
-        volumes[0].require_same_grid(volume, (MODALITIES[0], m))
-    labels = case.load("seg")
-    volumes[0].require_same_grid(labels, (MODALITIES[0], "seg"))
-    image = volumes[0].with_data(np.concatenate([v.data for v in volumes]))
+    image, labels = case.load_scans(), case.load("seg")
+    image.require_same_grid(labels, (MODALITIES[0], "seg"))
     brain = brain_mask(image)
     return image, class_map(labels.data[0], case.scheme, brain, name=str(case.path("seg")))
 

@@ -9,15 +9,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import fields, replace
+from dataclasses import replace
 from typing import Any
 
 from torch import Tensor
 
 from ddpm_lora.config import CLASSES, CONTRASTS, PRESETS, Config
 from ddpm_lora.lora.adapters import PREFIX
-from synth.base.config import did_you_mean
-from synth.base.errors import SynthError
 
 FIRST, LAST = "input_blocks.0.0.weight", "out.2.weight"
 MIDDLE = "middle_block.1.qkv.weight"
@@ -48,9 +46,6 @@ def convert(
 ) -> tuple[Config, dict[str, Tensor]]:
     """Return the configuration that the shapes say, and the weights, an adapter merged in."""
     del source_name  # nothing in the name matters
-    for key in overrides:
-        if key not in (known := [f.name for f in fields(Config)]):
-            raise SynthError(f"unknown setting '{key}'", hint=did_you_mean(key, known))
     plain = merged(weights)
     width = len(plain[FIRST])
     levels: list[list[int]] = [[]]  # channels of each residual block, level by level

@@ -6,13 +6,12 @@ Five convolutions and nothing else; latent length, width and channels follow fro
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import fields, replace
+from dataclasses import replace
 from typing import Any
 
 from torch import Tensor
 
 from label_gan.config import ALPHA, SEED_EDGE, Config
-from synth.base.config import did_you_mean
 from synth.base.errors import SynthError
 
 FIRST, LAST = "tp_conv1.weight", "tp_conv5.weight"
@@ -29,10 +28,6 @@ def convert(
     weights: Mapping[str, Tensor], source_name: str, **overrides: Any
 ) -> tuple[Config, dict[str, Tensor]]:
     """Infer the configuration from the shapes; `overrides` are fields of `Config`."""
-    known = [f.name for f in fields(Config)]
-    for key in overrides:
-        if key not in known:
-            raise SynthError(f"unknown setting '{key}'", hint=did_you_mean(key, known))
     for word, names in (("lacks", NAMES.keys() - weights), ("has", weights.keys() - NAMES.keys())):
         if names:
             raise SynthError(

@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Mapping
-from dataclasses import fields, replace
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -19,7 +19,6 @@ from torch import Tensor
 
 from segmentation.config import Config
 from segmentation.networks.mednext import LEVELS, SIZES
-from synth.base.config import did_you_mean
 from synth.base.errors import SynthError
 
 log = logging.getLogger(__name__)
@@ -68,9 +67,6 @@ def convert(
     weights: Mapping[str, Tensor], source_name: str, **overrides: Any
 ) -> tuple[Config, dict[str, Tensor]]:
     """Infer the configuration from the shapes; `overrides` are fields of `Config`."""
-    for key in overrides:
-        if key not in (known := [f.name for f in fields(Config)]):
-            raise SynthError(f"unknown setting '{key}'", hint=did_you_mean(key, known))
     ours = {our_name(key): value for key, value in weights.items() if key not in IGNORED}
     for key, value in ours.items():
         if re.fullmatch(r"heads\.\d\.weight", key):  # a transposed convolution's: (in, out, …)

@@ -319,6 +319,8 @@ def test_convert_says_what_it_cannot_read(tmp_path, compat):
     ):
         with pytest.raises(SynthError, match=words):
             convert(tmp_path / f"{name}.pt", tmp_path / "ours", family=family)
+    with pytest.raises(SynthError, match=r"unknown setting 'widht'.*did you mean width"):
+        convert(tmp_path / "whole.pt", tmp_path / "ours", overrides={"widht": 3})
 
 
 @pytest.mark.filterwarnings("ignore:Detected pickle protocol")

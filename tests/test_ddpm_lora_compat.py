@@ -16,7 +16,6 @@ from ddpm_lora import legacy
 from ddpm_lora.conditioning import planes_of
 from ddpm_lora.config import PRESETS, Config
 from ddpm_lora.network import build, denoiser, schedule_of
-from synth.base.errors import SynthError
 from synth.checkpoints import checkpoint
 from synth.cli import main
 from synth.diffusion.sampling import ddpm, levels
@@ -81,8 +80,6 @@ def test_settings_follow_from_the_shapes(tmp_path: Path) -> None:
     assert not legacy.recognise({k: v for k, v in weights.items() if k != legacy.MIDDLE})
     eight = weights | {legacy.LAST: torch.zeros(8, 8, 3, 3, 3)}
     assert not legacy.recognise(eight), "eight bands out are the wavelet model's"
-    with pytest.raises(SynthError, match="unknown setting 'wide'"):
-        legacy.convert(weights, "x.pt", wide=1)
 
 
 def test_a_missing_weight_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -16,9 +16,10 @@ from synth.base.errors import SynthError
 from synth.checkpoints import checkpoint
 from synth.cli import main
 from synth.data.case import discover
+from synth.data.labels import regions_of
 from synth.evaluate.scans.features import Segmenter, column_names
 from synth.evaluate.scans.judge import evaluate_synthesis
-from synth.evaluate.scans.scan_case import load_scans, regions_of
+from synth.evaluate.scans.scan_case import load_scans
 from synth.metrics.overlap import dice
 from synth.study.report.html import markdown_tables
 from tests.toy_scans import MM, cohort, patient, write

@@ -10,7 +10,6 @@ import torch
 from label_gan import legacy
 from label_gan.config import PRESETS
 from label_gan.network import build, players
-from synth.base.errors import SynthError
 from synth.checkpoints import checkpoint
 from synth.cli import main
 from tests.conftest import FIXTURES
@@ -101,7 +100,5 @@ def test_others_are_refused_by_name(tmp_path: Path, capsys: pytest.CaptureFixtur
         assert convert(content, tmp_path) == 2
         assert named in capsys.readouterr().err
         assert not (tmp_path / "m").exists()
-    with pytest.raises(SynthError, match="unknown setting 'latend'"):
-        legacy.convert(weights, "a.pth", latend=1)
     discriminator = {"conv1.weight_orig": torch.zeros(64, 3, 4, 4, 4)}
     assert not legacy.recognise(discriminator)

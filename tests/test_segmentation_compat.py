@@ -146,8 +146,6 @@ def test_strange_weights_are_named(tmp_path: Path, capsys: pytest.CaptureFixture
     fewer = {k: v for k, v in state.items() if not k.startswith("enc_block_1.1.")}
     with pytest.raises(SynthError, match="is not one we know"):
         legacy.convert(fewer, "a.pt")
-    with pytest.raises(SynthError, match="unknown setting 'kernl'"):
-        legacy.convert(state, "a.pt", kernl=5)
     assert not (tmp_path / "m").exists()
 
 

@@ -74,8 +74,6 @@ def test_wrappings_are_taken_off(wrap: str, tmp_path: Path) -> None:
 def test_settings_follow_from_shapes() -> None:
     config, _ = legacy.convert(small_weights(16), "x.pt", groups=4)
     assert (config.mode, config.known, config.crop) == ("always_known_healthy", "scaled", 128)
-    with pytest.raises(SynthError, match="unknown setting 'mod'"):
-        legacy.convert(small_weights(), "x.pt", mod=1)
 
 
 def test_other_networks_are_not_mistaken_for_ours() -> None:

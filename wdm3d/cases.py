@@ -15,7 +15,6 @@ from synth.data.tumour_mask import dilated_tumour
 from synth.data.volume import Volume
 from synth.jobs.cases import Output, run_cases
 from synth.training.log import counted
-from wdm3d.data import load_images
 
 if TYPE_CHECKING:
     from synth.checkpoints.checkpoint import Checkpoint
@@ -40,7 +39,7 @@ def sources_of(case: Case, contrasts: Sequence[str]) -> list[Path]:
 
 def scans_of(case: Case, contrasts: Sequence[str]) -> Volume:
     """Return the scan to fill, one channel a contrast; a voided t1n will do."""
-    return load_images(case, _scans(case, contrasts))
+    return case.load_scans(_scans(case, contrasts))
 
 
 def hole_of(case: Case, image: Volume) -> Volume:

@@ -22,19 +22,10 @@ from synth.data.fill import mirror_axis
 from synth.data.placement import ANY_NEIGHBOUR, Site, components, place, site
 from synth.data.prepare import HIGH_PERCENTILE, brain_mask, prepare
 from synth.data.tumour_mask import tumour_mask
-from synth.data.volume import Volume
 from synth.metrics.image import intensity_window
 from wdm3d.boxes import box_around, crop
 from wdm3d.config import Config
 from wdm3d.scene import BACKGROUND, Scene, brain_frame, view
-
-
-def load_images(case: Case, modalities: Sequence[str]) -> Volume:
-    """Stack the contrasts of a case."""
-    volumes = [case.load(m) for m in modalities]
-    for m, volume in zip(modalities[1:], volumes[1:], strict=True):
-        volumes[0].require_same_grid(volume, (modalities[0], m))
-    return volumes[0].with_data(np.concatenate([v.data for v in volumes]))
 
 
 class InpaintingData:
@@ -87,7 +78,7 @@ class InpaintingData:
         return fingerprint(files) + repr((self.config.spacing_mm, self.config.modalities))
 
     def _prepare(self, case: Case) -> Arrays:
-        image = load_images(case, self.config.modalities)
+        image = case.load_scans(self.config.modalities)
         unhealthy = tumour_mask(case, image)
         prepared = prepare(image, known=~unhealthy, divisor=2, spacing_mm=self.config.spacing_mm)
         brain = prepared.frame.bring(brain_mask(image)[None], nearest=True)[0]

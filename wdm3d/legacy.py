@@ -10,7 +10,7 @@ Importing this imports no torch.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import fields, replace
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, get_args, get_type_hints
 
 from synth.base.config import did_you_mean
@@ -47,9 +47,6 @@ def convert(
     weights: Mapping[str, Tensor], source_name: str, **overrides: Any
 ) -> tuple[Config, dict[str, Tensor]]:
     """Infer the configuration from the shapes; `overrides` are fields of `Config`."""
-    for key in overrides:
-        if key not in (known := [f.name for f in fields(Config)]):
-            raise SynthError(f"unknown setting '{key}'", hint=did_you_mean(key, known))
     channels = int(weights[FIRST].shape[1])
     blocks = 1 + max(int(key.split(".")[1]) for key in weights if key.startswith("input_blocks."))
     levels, rest = divmod(blocks, BLOCKS_PER_LEVEL + 1)

@@ -39,10 +39,7 @@ def to_dict(config: Any) -> dict[str, Any]:
 def from_dict(cls: type[T], values: Mapping[str, Any]) -> T:
     """Build a configuration from JSON values; every key must be known and every type right."""
     hints = typing.get_type_hints(cls)
-    names = [f.name for f in dataclasses.fields(cls)]  # ty: ignore[invalid-argument-type]
-    for key in values:
-        if key not in names:
-            raise SynthError(f"unknown setting '{key}'", hint=did_you_mean(key, names))
+    require_known(cls, values)
     missing = [
         f.name
         for f in dataclasses.fields(cls)  # ty: ignore[invalid-argument-type]
@@ -51,6 +48,14 @@ def from_dict(cls: type[T], values: Mapping[str, Any]) -> T:
     if missing:
         raise SynthError(f"setting '{missing[0]}' is missing", hint=f"{cls.__name__} needs it")
     return cls(**{key: coerce(value, hints[key], key) for key, value in values.items()})
+
+
+def require_known(cls: type, keys: Iterable[str]) -> None:
+    """Refuse the first key that is no field of a configuration."""
+    names = [f.name for f in dataclasses.fields(cls)]  # ty: ignore[invalid-argument-type]
+    for key in keys:
+        if key not in names:
+            raise SynthError(f"unknown setting '{key}'", hint=did_you_mean(key, names))
 
 
 def coerce(value: Any, kind: Any, name: str) -> Any:

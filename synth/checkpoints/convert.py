@@ -17,6 +17,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from synth.base import families
+from synth.base.config import require_known
 from synth.base.errors import SynthError, first_line
 from synth.base.families import Family
 from synth.checkpoints import checkpoint
@@ -61,6 +62,7 @@ def convert(
     weights = unwrap(read_weights(source), name=str(source))
     found, weights = recognise(weights, family, name=str(source))
     assert found.convert is not None, f"{found.name} recognises weights that it cannot convert"
+    require_known(found.config.load(), overrides or ())
     config, weights = found.convert.load()(weights, source.name, **(overrides or {}))
     model = found.build.load()(config)
     checkpoint.load_strictly(model, weights, name=str(source))

@@ -12,6 +12,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
+
 from synth.base.errors import SynthError
 from synth.data.labels import require_scheme, scheme_regions
 from synth.data.volume import Volume
@@ -87,6 +89,13 @@ class Case:
         labels = Volume.load_labels(path)
         require_scheme(labels.data, self.scheme, name=str(path))
         return labels
+
+    def load_scans(self, modalities: Sequence[str] = MODALITIES) -> Volume:
+        """Read several contrasts as the channels of one image; they must be on one grid."""
+        first, *others = (self.load(m) for m in modalities)
+        for m, volume in zip(modalities[1:], others, strict=True):
+            first.require_same_grid(volume, (modalities[0], m))
+        return first.with_data(np.concatenate([v.data for v in (first, *others)]))
 
     def with_scheme(self, scheme: str) -> Case:
         """Return the case under another label scheme."""

@@ -27,6 +27,7 @@ from synth.base.errors import SynthError
 from synth.base.seeding import generator
 from synth.checkpoints import checkpoint
 from synth.data.case import MODALITIES, Case
+from synth.data.labels import regions_of
 from synth.data.volume import Volume
 from synth.evaluate.scans.scan_case import (
     LEVELS,
@@ -34,7 +35,6 @@ from synth.evaluate.scans.scan_case import (
     Scans,
     band_energies,
     region_statistics,
-    regions_of,
     texture_columns,
 )
 from synth.metrics.overlap import dice

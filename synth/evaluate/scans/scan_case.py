@@ -19,7 +19,7 @@ import torch.nn.functional as F  # noqa: N812
 
 from synth.base.errors import SynthError
 from synth.data.case import MODALITIES, Case, discover, require_unique
-from synth.data.labels import region
+from synth.data.labels import to_classes
 from synth.data.prepare import brain_mask, prepare
 from synth.data.volume import READ_ERRORS, Volume
 from synth.diffusion.wavelet import BANDS, dwt3
@@ -102,10 +102,7 @@ def common_spacing_mm(*sets: Iterable[Case]) -> float:
 
 def load_scans(case: Case, spacing_mm: float) -> Scans:
     """Read a case; its label map, if any, must be on the grid of its four contrasts."""
-    volumes = [case.load(m) for m in MODALITIES]
-    for m, volume in zip(MODALITIES, volumes, strict=True):
-        volumes[0].require_same_grid(volume, (MODALITIES[0], m))
-    image = volumes[0].with_data(np.concatenate([v.data for v in volumes]))
+    image = case.load_scans()
     brain = brain_mask(image)
     prepared = prepare(image, divisor=DIVISOR, margin_mm=0, spacing_mm=spacing_mm)
     inside = prepared.frame.bring(brain[None], nearest=True)[0]
@@ -113,15 +110,10 @@ def load_scans(case: Case, spacing_mm: float) -> Scans:
         case=case,
         image=np.where(inside, (prepared.data + 1) / 2, 0).astype(np.float32),
         brain=inside,
-        classes=_classes(case, volumes[0], prepared.frame.bring),
+        classes=_classes(case, image, prepared.frame.bring),
         spacing_mm=spacing_mm,
         levels=prepared.high,
     )
-
-
-def regions_of(labels: np.ndarray, scheme: str) -> np.ndarray:  # (3, X, Y, Z) bool
-    """Return WT, TC and ET of a label map."""
-    return np.stack([region(labels, scheme, name) for name in ("WT", "TC", "ET")])
 
 
 def _classes(
@@ -131,10 +123,7 @@ def _classes(
         return None
     labels = case.load("seg")
     grid.require_same_grid(labels, (MODALITIES[0], "seg"))
-    whole, core, enhancing = regions_of(labels.data[0], case.scheme)
-    classes = np.zeros(labels.shape, np.uint8)
-    for mask, number in ((whole, ED), (core, NCR), (enhancing, ET)):
-        classes[mask] = number
+    classes = to_classes(labels.data[0], case.scheme)
     return bring(classes[None], nearest=True)[0]
 
 
