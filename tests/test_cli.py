@@ -163,6 +163,6 @@ def test_configs_round_trip_and_are_strict() -> None:
     assert caught.value.hint == "did you mean steps?"
     with pytest.raises(SynthError, match="'many' is not of type int"):
         from_dict(TrainConfig, {"steps": "many"})
-    with pytest.raises(SynthError, match="precision = 'fp8'"):
+    with pytest.raises(SynthError, match="unknown precision 'fp8'"):
         from_dict(TrainConfig, {"precision": "fp8"})
     assert set(field_docs(TrainConfig)) == set(to_dict(config))

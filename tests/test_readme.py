@@ -1,7 +1,6 @@
 """The pages tell the truth: every block of the README, docs/ and CONTRIBUTING.md runs, in order.
 
-Lines `bash run.sh …` are not run, which would set up and test inside the tests: run.sh itself
-translates them, with a stand-in for the interpreter, and the words of a verb go to its parser.
+Lines `bash run.sh …` are not run here: test_run_sh.py says what they call.
 """
 
 import contextlib
@@ -25,7 +24,6 @@ from synth.cli import VERBS, look_up, main
 from synth.data.split import read_split
 from synth.data.volume import Volume
 from synth.training.log import read_metrics
-from tests.test_run_sh import checkout, run  # noqa: F401 (checkout is a fixture)
 
 ROOT = Path(__file__).parents[1]
 PAGES = ("README.md", "docs/data.md", "docs/reference.md", "docs/results.md", "CONTRIBUTING.md")
@@ -93,12 +91,6 @@ def blocks(page: str) -> list[Block]:
 ALL = [block for page in PAGES for block in blocks(page)]
 OF_RUN_SH = [b for b in ALL if b.language == "bash" and b.lines[0].startswith("bash run.sh")]
 STORY = [b for b in ALL if b.language in ("bash", "python") and b not in OF_RUN_SH]
-MODES = [(b.name, line) for b in OF_RUN_SH for line in b.lines]
-MODES += [
-    (page, line)
-    for page in PAGES
-    for line in re.findall(r"bash run\.sh MODE=\w+(?: \w+=[\w/,]+)*", (ROOT / page).read_text())
-]
 
 
 def smaller(text: str) -> str:
@@ -217,27 +209,6 @@ def parse(words: list[str]) -> None:
     call.parse()
     if call.command:  # of sweep and launch
         parse(list(call.command))
-
-
-@pytest.mark.parametrize(("where", "line"), sorted(set(MODES)))
-def test_words_of_run_sh_are_modes_keys_and_flags(where: str, line: str, checkout: Path) -> None:  # noqa: F811
-    _, script, *words = shlex.split(line)
-    assert script == "run.sh"
-    _, listed, _ = run(checkout, "MODE=help")
-    sections = {
-        part.split()[0]: part.partition("\n")[2].split("\n\n")[0].split()
-        for part in listed.split("MODE=")[1:]
-    }
-    given = dict(word.split("=", 1) for word in words)
-    mode = given.pop("MODE", "demo")
-    assert set(given) <= set(sections[mode]), f"{where}: MODE={mode} takes {sections[mode]}"
-    if mode in ("test", "test_all", "lint", "setup", "help"):
-        return
-    code, called, error = run(checkout, "PYTHON=./python", *words)
-    assert code == 0, error
-    python_m, *verb = re.findall(r"\[([^]]*)\]", called)[1:]
-    assert python_m == "synth"
-    parse(verb)
 
 
 def test_the_split_of_the_page_is_read(tmp_path: Path) -> None:

@@ -25,7 +25,6 @@ from synth.pictures.montage import draw_montage
 from tests import spoil
 from tests.conftest import write_case
 from tests.test_ddpm_lora_generate import save_adapter, save_model
-from tests.test_run_sh import checkout, parser_of, run, verbs  # noqa: F401 (checkout is a fixture)
 
 ROOT = Path(__file__).parents[1]
 FILES = {*MODALITIES, "seg"}
@@ -481,28 +480,6 @@ def test_the_label_maps_of_the_demo_are_four_and_small() -> None:
     for file in files:
         assert set(np.unique(Volume.load_labels(file).data)) == {0, 1, 2, 3, 4}
         assert nib.load(file).header.get_data_dtype() == np.int8
-
-
-def test_the_words_of_run_sh_reach_the_verb(checkout: Path) -> None:  # noqa: F811
-    given = {
-        "LABELS": "maps", "LORA": "weights/a:0.7,weights/b", "OUTPUT_DIR": "new", "SAMPLES": "3",
-        "SAMPLING_STEPS": "12", "GUIDANCE": "1.5", "SEED": "4", "BEG": "2", "END": "9",
-        "DEVICE": "cpu", "MODEL": "m",
-    }  # fmt: skip
-    assert set(given) <= {pair.split(":")[0] for pair in verbs()["sample"][1]}
-    words = [f"{key}={value}" for key, value in given.items()]
-    code, out, err = run(checkout, "PYTHON=./python", "MODE=sample", *words)
-    assert code == 0, err
-    called = out.strip("[]").split("][")[2:]
-    values = parser_of(called).parse(called[1:])
-    assert (values["label_maps"], values["out"], values["model"]) == (
-        [Path("maps")],
-        Path("new"),
-        Path("m"),
-    )
-    assert values["lora"] == ["weights/a:0.7", "weights/b"]
-    assert (values["samples"], values["steps"], values["guidance"]) == (3, 12, 1.5)
-    assert (values["begin"], values["end"], values["seed"]) == (2, "9", 4)
 
 
 def test_python_m_synth_sample_is_the_verb() -> None:

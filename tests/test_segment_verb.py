@@ -33,7 +33,6 @@ from synth.data.volume import Volume
 from synth.pictures.montage import draw_montage
 from tests import spoil
 from tests.conftest import brain, rotation, write_case
-from tests.test_run_sh import checkout, parser_of, run, verbs  # noqa: F401 (checkout is a fixture)
 
 ROOT = Path(__file__).parents[1]
 CONFIG = Config(patch=(16, 16, 16), width=4)
@@ -516,24 +515,6 @@ def test_the_defaults_of_the_verb_are_those_of_the_rules() -> None:
     names = ("thresholds", "min_ml", "min_probability", "most", "small_et_ml")
     assert Postprocessing.of_words(**{n: values[n] for n in names}) == Postprocessing()
     assert (values["tta"], values["overlap"]) == (Plan().tta, Plan().overlap)
-
-
-def test_the_words_of_run_sh_reach_the_verb(checkout: Path) -> None:  # noqa: F811
-    given = {
-        "DATA_DIR": "cases", "MODELS": "runs/a,runs/b", "OUTPUT_DIR": "out", "WEIGHTS": "1,2",
-        "THRESHOLDS": "0.5,0.6,0.7", "MIN_ML": "0.06", "OVERLAP": "0.25", "SCHEME": "brats2021",
-        "BEG": "1", "END": "7", "SHARD": "1/3", "DEVICE": "cpu",
-    }  # fmt: skip
-    assert set(given) == {pair.split(":")[0] for pair in verbs()["segment"][1]}
-    words = [f"{key}={value}" for key, value in given.items()]
-    code, out, err = run(checkout, "PYTHON=./python", "MODE=segment", *words)
-    assert code == 0, err
-    called = out.strip("[]").split("][")[2:]
-    values = parser_of(called).parse(called[1:])
-    assert values["models"] == [Path("runs/a"), Path("runs/b")]
-    assert (values["weights"], values["thresholds"]) == (["1", "2"], [0.5, 0.6, 0.7])
-    assert (values["min_ml"], values["overlap"], values["scheme"]) == ([0.06], 0.25, "brats2021")
-    assert (values["begin"], values["end"], values["shard"]) == (1, "7", "1/3")
 
 
 # --- Soups --------------------------------------------------------------------------------------
