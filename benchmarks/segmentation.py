@@ -26,13 +26,14 @@ from itertools import product
 from pathlib import Path
 
 import torch
+from monai.data.utils import dense_patch_slices
 from torch import Tensor, nn
 
 from benchmarks.wdm3d import autocast, seconds, table
 from segmentation import legacy
 from segmentation.config import CONTRASTS, PRESETS, Config
 from segmentation.network import build
-from segmentation.predict import probabilities, windows
+from segmentation.predict import probabilities
 from synth.data.labels import REGIONS
 
 SIZES = {"mednext_s": "S", "mednext_b": "B"}
@@ -167,7 +168,8 @@ def policy_rows(rounds: int, device: str) -> list[list[str]]:
 def scan_rows(device: str) -> list[list[str]]:
     """A whole brain at 1 mm in the windows of the preset `small`."""
     rows = [["brain of " + "×".join(map(str, BRAIN)), "windows", "s", "MiB"]]
-    count = len(list(windows(BRAIN, PRESETS["small"].patch)))
+    steps = [n // 2 for n in PRESETS["small"].patch]
+    count = len(dense_patch_slices(BRAIN, PRESETS["small"].patch, steps))
     text = _fresh(("scan", "mednext_s", "scan", "float32"), device).split()
     return [*rows, ["mednext_s, overlap 0.5", str(count), f"{float(text[1]):,.1f}", text[0]]]
 

@@ -15,17 +15,17 @@ from typing import TYPE_CHECKING
 from synth.base.public_names import export
 
 if TYPE_CHECKING:
+    from segmentation.finetune import grow_kernels
     from segmentation.network import build
     from segmentation.networks.segmenter import Segmenter
-    from segmentation.networks.upkern import grown
 
-__all__ = ["Segmenter", "build", "grown"]
+__all__ = ["Segmenter", "build", "grow_kernels"]
 
 __getattr__, __dir__ = export(
     __name__,
     {
         "Segmenter": "segmentation.networks.segmenter",
         "build": "segmentation.network",
-        "grown": "segmentation.networks.upkern",
+        "grow_kernels": "segmentation.finetune",
     },
 )

@@ -27,7 +27,7 @@ BEND = 1 / 32  # standard deviation of its displacements, as a share of the crop
 Change = Callable[[np.ndarray, np.random.Generator], np.ndarray]
 
 
-def warp(patch: Sequence[int], rng: np.random.Generator) -> np.ndarray | None:  # (3, x, y, z)
+def draw_warp(patch: Sequence[int], rng: np.random.Generator) -> np.ndarray | None:  # (3, x, y, z)
     """Draw where each voxel of a crop looks, in voxels from its centre; None: where it is."""
     chosen = rng.random(3) < (ROTATION, SCALE, ELASTIC)
     if not chosen.any():
@@ -48,7 +48,7 @@ def warp(patch: Sequence[int], rng: np.random.Generator) -> np.ndarray | None:  
     return field
 
 
-def warped(
+def apply_warp(
     image: np.ndarray, regions: np.ndarray, centre: np.ndarray, field: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     """Read a case (4, X, Y, Z) and its regions where the field about `centre` points.
@@ -68,7 +68,7 @@ def warped(
     return tissue + np.float32(AIR), found[len(image) :] > 0.5
 
 
-def cut(
+def crop(
     data: np.ndarray, start: Sequence[int] | np.ndarray, shape: Sequence[int], fill: float
 ) -> np.ndarray:
     """Return the box of (C, X, Y, Z) data that begins at `start`; what is outside is `fill`."""
@@ -82,7 +82,7 @@ def cut(
     return result
 
 
-def flipped(
+def flip(
     image: np.ndarray, regions: np.ndarray, rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray]:
     """Mirror along each axis or not: prediction averages over the same eight views."""
@@ -90,7 +90,7 @@ def flipped(
     return np.flip(image, axes), np.flip(regions, axes)
 
 
-def varied(image: np.ndarray, level: str, rng: np.random.Generator) -> np.ndarray:
+def vary_intensities(image: np.ndarray, level: str, rng: np.random.Generator) -> np.ndarray:
     """Change the intensities of tissue (C, x, y, z); air stays air."""
     air = (image == AIR).all(0)
     image = np.ascontiguousarray(image)
@@ -144,10 +144,10 @@ def _rotation(angles: np.ndarray) -> np.ndarray:
     matrix = np.eye(3)
     for axis, angle in enumerate(angles):
         i, j = (a for a in range(3) if a != axis)
-        turn = np.eye(3)
-        turn[[i, j], [i, j]] = np.cos(angle)
-        turn[i, j], turn[j, i] = -np.sin(angle), np.sin(angle)
-        matrix = matrix @ turn
+        single = np.eye(3)
+        single[[i, j], [i, j]] = np.cos(angle)
+        single[i, j], single[j, i] = -np.sin(angle), np.sin(angle)
+        matrix = matrix @ single
     return matrix
 
 

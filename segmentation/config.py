@@ -67,9 +67,10 @@ class Config:
     """How init_from's kernels of 3 become kernels of 5: stretched as published, or padded with
     zeros, which answers as before."""
     freeze: tuple[str, ...] = ()
-    """Parts that stay as they are: encoder, bottleneck, decoder, heads, or a level (enc0, dec3)."""
+    """Parts that stay as they are: encoder, bottleneck, decoder, heads, a level of MedNeXt (enc0,
+    dec3), or a regular expression of parameters' names."""
     reset: tuple[str, ...] = ()
-    """Parts that begin anew after init_from."""
+    """Parts that start anew after init_from."""
 
     def __post_init__(self) -> None:
         self._check_kernel()
@@ -130,7 +131,7 @@ TRAINING: dict[str, TrainConfig] = {
 
 
 def start_from(given: Mapping[str, Any]) -> tuple[str, Config] | None:
-    """Return what stands in for a preset: the settings of what fine-tuning begins from, if any."""
+    """Return preset and settings of the checkpoint that fine-tuning starts from, if any."""
     path = given.get("init_from")
     if not path:
         return None
@@ -138,10 +139,13 @@ def start_from(given: Mapping[str, Any]) -> tuple[str, Config] | None:
     from synth.checkpoints.checkpoint import read_metadata
 
     facts = read_metadata(Path(path))
-    if facts["family"] != "segmentation":
-        raise SynthError(
-            f"{path} is a {facts['family']} checkpoint", hint="--init-from wants a segmentation one"
-        )
+    require_segmentation(path, facts["family"])
     base = from_dict(Config, facts["config"])
     preset = facts["preset"] if facts["preset"] in TRAINING else "small"
     return preset, replace(base, freeze=(), reset=())
+
+
+def require_segmentation(path: str | Path, family: str) -> None:
+    """Refuse a checkpoint of another family."""
+    if family != "segmentation":
+        raise SynthError(f"{path} is a {family} checkpoint", hint="a segmentation one is wanted")

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from segmentation.augment import AIR, cut, flipped, varied, warp, warped
+from segmentation.augment import AIR, apply_warp, crop, draw_warp, flip, vary_intensities
 from segmentation.config import Config
 from synth.base.errors import SynthError
 from synth.base.seeding import mix
@@ -33,7 +33,7 @@ SIGMAS = 3.0  # standard deviations from the mean to ±1
 PLACES = 4096  # voxels remembered of each region, to centre crops on
 
 
-def prepared(source: Case | Volume | Sequence[Volume], config: Config) -> tuple[Tensor, Frame]:
+def prepare_scans(source: Case | Volume | Sequence[Volume], config: Config) -> tuple[Tensor, Frame]:
     """Return (image (4, x, y, z) float32 on the network's grid, the frame that knows the way back).
 
     Args:
@@ -44,7 +44,7 @@ def prepared(source: Case | Volume | Sequence[Volume], config: Config) -> tuple[
     return torch.from_numpy(image), frame
 
 
-def standardised(image: np.ndarray, brain: np.ndarray) -> np.ndarray:  # (C, x, y, z), (x, y, z)
+def standardise(image: np.ndarray, brain: np.ndarray) -> np.ndarray:  # (C, x, y, z), (x, y, z)
     """Return brain z-scores / 3, not below air's -1; whatever gain and offset the scan has."""
     result = np.full(image.shape, AIR, np.float32)
     for modality, channel, out in zip(MODALITIES, image, result, strict=False):
@@ -84,7 +84,7 @@ class SegmentationData:
         for case in self.cases:
             for role in (*MODALITIES, "seg"):
                 case.path(role)  # says which is missing, before an hour of work
-        sick = [index for index in range(len(self)) if len(self.prepared(index)["WT"])]
+        sick = [index for index in range(len(self)) if len(self.prepare_case(index)["WT"])]
         log.info("%d cases are prepared, %d with a tumour", len(self), len(sick))
         if self.cases and not sick and not fixed:
             raise SynthError(
@@ -97,7 +97,7 @@ class SegmentationData:
 
     def item(self, index: int, seed: int) -> dict[str, Tensor]:
         """Return a crop drawn and varied by `seed`, or the whole case if fixed."""
-        arrays = self.prepared(index)
+        arrays = self.prepare_case(index)
         if self.fixed:
             image = np.array(arrays["image"])
             regions = np.array(arrays["regions"])
@@ -106,7 +106,7 @@ class SegmentationData:
         assert (image > AIR).any(), f"{self.cases[index].id}: an empty item"
         return {"image": torch.from_numpy(image), "regions": torch.from_numpy(regions)}
 
-    def prepared(self, index: int) -> Arrays:
+    def prepare_case(self, index: int) -> Arrays:
         """Return a case on the network's grid: image (float32), regions, and voxels of each."""
         case = self.cases[index]
         made = (self.config.spacing_mm, case.scheme, TRIM, PLACES, "float32")
@@ -153,16 +153,16 @@ class SegmentationData:
         # The anchor lies anywhere in the middle half of the crop, so that places vary.
         start = anchor - rng.integers(patch // 4, patch - patch // 4)
         start = np.clip(start, np.minimum(shape - patch, 0), np.maximum(shape - patch, 0))
-        bend = warp(c.patch, rng) if c.augment == "full" else None
+        bend = draw_warp(c.patch, rng) if c.augment == "full" else None
         if bend is None:
-            image = cut(arrays["image"], start, c.patch, AIR)
-            regions = cut(arrays["regions"], start, c.patch, False)
+            image = crop(arrays["image"], start, c.patch, AIR)
+            regions = crop(arrays["regions"], start, c.patch, False)
         else:
             centre = start + (patch - 1) / 2
-            image, regions = warped(arrays["image"], arrays["regions"], centre, bend)
+            image, regions = apply_warp(arrays["image"], arrays["regions"], centre, bend)
         if c.augment != "none":
-            image, regions = flipped(image, regions, rng)
-            image = varied(image, c.augment, rng)
+            image, regions = flip(image, regions, rng)
+            image = vary_intensities(image, c.augment, rng)
         return np.ascontiguousarray(image), np.ascontiguousarray(regions)
 
     def _anchor(self, arrays: Arrays, rng: np.random.Generator) -> np.ndarray:
@@ -190,7 +190,7 @@ def _on_grid(
     image = scans[0].with_data(np.concatenate([s.data for s in scans]))
     scaled = prepare(image, divisor=1, margin_mm=0, spacing_mm=config.spacing_mm)
     inside = scaled.frame.bring(brain[None], nearest=True)[0]
-    return standardised(scaled.data, inside), inside, scaled.frame
+    return standardise(scaled.data, inside), inside, scaled.frame
 
 
 def _scans(source: Case | Volume | Sequence[Volume]) -> tuple[list[Volume], str]:

@@ -12,7 +12,7 @@ from torch.optim import SGD, AdamW, Optimizer, RMSprop
 from segmentation.config import Config
 
 
-def build(config: Config, parameters: Iterable[nn.Parameter]) -> Optimizer:
+def build_optimizer(config: Config, parameters: Iterable[nn.Parameter]) -> Optimizer:
     """Return the configured optimizer over what is trained."""
     lr, decay = config.lr, config.weight_decay
     match config.optimizer:

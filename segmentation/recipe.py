@@ -36,12 +36,12 @@ class Recipe:
 
     def __init__(self, config: Config, network: nn.Module | None = None) -> None:
         self.config = config
-        self.model: nn.Module = network or finetune.begin(config)
+        self.model: nn.Module = network or finetune.start_network(config)
 
     def optimizers(self) -> dict[str, Optimizer]:
         """One, over what is not frozen."""
         trained = [p for p in self.model.parameters() if p.requires_grad]
-        return {"model": optimizers.build(self.config, trained)}
+        return {"model": optimizers.build_optimizer(self.config, trained)}
 
     def losses(self, batch: Batch) -> Iterator[tuple[str, Tensor]]:
         """Answer every scale."""
@@ -103,7 +103,7 @@ def fit_to_data(config: Config, cases: Sequence[Case], *, cache: Path) -> Config
     if config.patch != FROM_DATA or not cases:
         return config
     data = SegmentationData(cases, config, cache=ArrayCache(cache))
-    boxes = [data.prepared(index)["image"].shape[1:] for index in range(len(data))]
+    boxes = [data.prepare_case(index)["image"].shape[1:] for index in range(len(data))]
     edges = np.ceil(np.median(boxes, axis=0) / config.multiple).astype(int) * config.multiple
     most = np.array(LARGEST) // config.multiple * config.multiple
     x, y, z = (int(edge) for edge in np.minimum(edges, most))
@@ -116,9 +116,9 @@ def assemble(
 ) -> tuple[Recipe, SegmentationData, SegmentationData | None]:
     """Return (recipe, training items, validation items) for the loop."""
     config = fit_to_data(config, training, cache=cache)
-    network = finetune.begin(config)  # first: a wrong part is not worth an hour of preparing
+    network = finetune.start_network(config)  # before preparing: it may refuse a setting
     if config.init_from:
-        log.info("from %s:\n%s", config.init_from, finetune.table(network, config))
+        log.info("from %s:\n%s", config.init_from, finetune.parts_table(network, config))
     arrays = ArrayCache(cache)
     items = SegmentationData(training, config, cache=arrays)
     validation = SegmentationData(held_out, config, cache=arrays, fixed=True)

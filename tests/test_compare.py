@@ -15,14 +15,14 @@ import pytest
 import torch
 
 from segmentation.comparison import trainings
-from segmentation.comparison.leakage import cohorts
+from segmentation.comparison.leakage import split_cases
 from segmentation.comparison.results import conclude
 from segmentation.comparison.training_mix import (
     ARMS,
     Mixed,
-    items_of,
+    arm_items,
+    hash_real_slots,
     require_same_real_slots,
-    witness,
 )
 from segmentation.config import PRESETS, TRAINING, Config
 from segmentation.network import build
@@ -95,7 +95,7 @@ def split_of(*entries: Sequence[Entry]) -> Split:
 
 
 def test_every_case_has_one_part(real, made):
-    own = cohorts(split_of(real, made), 1, inner_share=0.34)
+    own = split_cases(split_of(real, made), 1, inner_share=0.34)
     parts = [{c.id for c in part} for part in (own.train, own.inner, own.tested)]
     assert [len(p) for p in parts] == [4, 2, 7]
     assert set.union(*parts) == {e.case.id for e in real}
@@ -104,7 +104,7 @@ def test_every_case_has_one_part(real, made):
     assert {c.id for c in own.made} == {e.case.id for e in made if e.source not in parts[1]}
     assert own.unused == 4 - len(own.made) > 0
     extra = replace(real[0], case=replace(real[0].case, id="BraTS-GLI-00077-000"), fold=-1)
-    assert extra.case in cohorts(split_of(real, [extra]), 1, inner_share=0.34).train
+    assert extra.case in split_cases(split_of(real, [extra]), 1, inner_share=0.34).train
 
 
 @pytest.mark.parametrize(
@@ -117,13 +117,13 @@ def test_every_case_has_one_part(real, made):
 )
 def test_a_planted_leak_is_refused(real, made, change, words):
     with pytest.raises(SynthError, match=words):
-        cohorts(split_of(real, made, [replace(made[0], **change)]), 1, inner_share=0.2)
+        split_cases(split_of(real, made, [replace(made[0], **change)]), 1, inner_share=0.2)
 
 
 def test_what_a_tested_patient_is_behind_is_not_used(real, made):
     """A donor's fold, or one that the shapes' model has seen, is among the folds seen."""
     seen = replace(made[0], case=replace(made[0].case, id="BraTS-GLI-00300-000"), seen_folds=(0, 1))
-    own = cohorts(split_of(real, [seen]), 1, inner_share=0.2)
+    own = split_cases(split_of(real, [seen]), 1, inner_share=0.2)
     assert (own.made, own.unused) == ((), 1)
 
 
@@ -144,7 +144,9 @@ def test_weights_that_have_seen_a_tested_patient_are_refused(real, made, tmp_pat
     def begun(name: str, patients: list[str] | None, **changes) -> str:
         caplog.clear()
         config = replace(SMALL, init_from=str(weights_of(tmp_path / name, patients)))
-        trainings.begin(study_of(tmp_path / f"of-{name}", split, config=config, **changes))
+        trainings.begin_comparison(
+            study_of(tmp_path / f"of-{name}", split, config=config, **changes)
+        )
         return caplog.text
 
     for name, known in (
@@ -199,36 +201,36 @@ def test_a_stopped_study_is_told_from_one_to_be_mended(real, made, tmp_path, mon
 def test_a_copy_of_a_tested_case_is_refused(real, made):
     twin = replace(made[0], case=replace(real[8].case, id="BraTS-GLI-00500-000"))
     with pytest.raises(SynthError, match="copy of BraTS-GLI-00008-000"):
-        cohorts(split_of(real, made, [twin]), 1, inner_share=0.2)
+        split_cases(split_of(real, made, [twin]), 1, inner_share=0.2)
 
 
 def test_a_patient_in_two_folds_is_refused(real):
     second = replace(real[0], case=replace(real[0].case, id="BraTS-GLI-00000-001"), fold=1)
     with pytest.raises(SynthError, match="in fold 1 and in another"):
-        cohorts(split_of(real, [second]), 1, inner_share=0.2)
+        split_cases(split_of(real, [second]), 1, inner_share=0.2)
 
 
 def test_what_another_folds_generator_made_is_not_used(real, made):
-    own = cohorts(split_of(real, made), 0, inner_share=0.2)
+    own = split_cases(split_of(real, made), 0, inner_share=0.2)
     assert (own.made, own.unused) == ((), 4)
-    study = trainings.Study(
+    study = trainings.Comparison(
         out=Path("nowhere"), split=split_of(real, made), config=SMALL, loop=TRAINING["tiny"],
         folds=(0,),
     )  # fmt: skip
     with pytest.raises(SynthError, match="no generated case may train"):
-        trainings.begin(study)
+        trainings.begin_comparison(study)
 
 
 @pytest.fixture
 def arms(real, made, tmp_path) -> dict[str, Mixed]:
-    own = cohorts(split_of(real, made), 1, inner_share=0.2)
+    own = split_cases(split_of(real, made), 1, inner_share=0.2)
     config = replace(SMALL, augment="light")
     cache = ArrayCache(tmp_path)
-    return {arm: items_of(arm, own, config, share=0.5, cache=cache) for arm in ARMS}
+    return {arm: arm_items(arm, own, config, share=0.5, cache=cache) for arm in ARMS}
 
 
 def test_arms_see_the_same_real_crops(arms):
-    found = {arm: witness(items, seed=3, slots=40) for arm, items in arms.items()}
+    found = {arm: hash_real_slots(items, seed=3, slots=40) for arm, items in arms.items()}
     require_same_real_slots(list(found.values()))
     assert len(found["base"]) == 40
     assert len(set(found["base"].values())) > 30  # crops differ from slot to slot
@@ -253,23 +255,23 @@ def test_other_slots_hold_what_the_arm_promises(arms):
     assert arms["augmented"].other.config.augment == "full"
 
 
-def study_of(out: Path, split: Split, **changes) -> trainings.Study:
+def study_of(out: Path, split: Split, **changes) -> trainings.Comparison:
     loop = replace(
         TRAINING["tiny"], steps=6, batch_size=1, validate_every=3, save_every=3, preview_every=0
     )
     given = {"config": SMALL, "loop": loop, "folds": (1,), "arms": ("base", "synthetic")}
     given["seeds"] = (0,)
-    return trainings.Study(out=out, split=split, **{**given, **changes})
+    return trainings.Comparison(out=out, split=split, **{**given, **changes})
 
 
 def test_a_killed_study_ends_in_the_same_table(real, made, tmp_path, monkeypatch):
     split = split_of(real[:9], made)
     whole = study_of(tmp_path / "whole", split)
-    trainings.begin(whole)
-    trainings.run(whole, whole.units)
+    trainings.begin_comparison(whole)
+    trainings.run_trainings(whole, whole.trainings)
     words = conclude(whole)
     killed = study_of(tmp_path / "killed", split)
-    trainings.begin(killed)
+    trainings.begin_comparison(killed)
     judged, judge = [], trainings.judge
 
     def dying(case, path, conventions):
@@ -280,18 +282,18 @@ def test_a_killed_study_ends_in_the_same_table(real, made, tmp_path, monkeypatch
 
     monkeypatch.setattr(trainings, "judge", dying)
     with pytest.raises(KeyboardInterrupt):
-        trainings.run(killed, killed.units)
-    assert sum(killed.scores(u).exists() for u in killed.units) == 1
+        trainings.run_trainings(killed, killed.trainings)
+    assert sum(killed.scores(u).exists() for u in killed.trainings) == 1
     with pytest.raises(SynthError, match="1 of 2 trainings are not done"):
         conclude(killed)
-    trainings.begin(killed)
-    trainings.run(killed, killed.units)
+    trainings.begin_comparison(killed)
+    trainings.run_trainings(killed, killed.trainings)
     assert conclude(killed) == words
     for name in ("per_case.csv", "table.md"):
         assert (tmp_path / "killed" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
     other = study_of(tmp_path / "killed", split, share=0.4)
     with pytest.raises(SynthError, match="begun with other share"):
-        trainings.begin(other)
+        trainings.begin_comparison(other)
 
 
 def test_progress_says_which_training_of_how_many_it_is(real, made, tmp_path, monkeypatch):
@@ -304,10 +306,10 @@ def test_progress_says_which_training_of_how_many_it_is(real, made, tmp_path, mo
 
     monkeypatch.setattr(trainings, "train", stopped)
     study = study_of(tmp_path, split_of(real, made), seeds=(0, 1))
-    assert not trainings.run(study, study.units)
-    for unit in study.units[:3]:
+    assert not trainings.run_trainings(study, study.trainings)
+    for unit in study.trainings[:3]:
         write_scores(study.scores(unit), [])
-    assert not trainings.run(study, study.units)
+    assert not trainings.run_trainings(study, study.trainings)
     assert labels == ["[1/4] fold 1, seed 0, base", "[4/4] fold 1, seed 1, synthetic"]
 
 
@@ -325,8 +327,8 @@ def test_noise_for_labels_is_a_loss_and_is_said(real, tmp_path):
         tmp_path / "study", split_of(real, wrong), loop=loop, share=0.85,
         config=replace(SMALL, lr=5e-3),
     )  # fmt: skip
-    trainings.begin(study)
-    trainings.run(study, study.units)
+    trainings.begin_comparison(study)
+    trainings.run_trainings(study, study.trainings)
     words = conclude(study)
     summary = json.loads((tmp_path / "study" / "summary.json").read_text())
     found = summary["comparisons"]["synthetic against base"]["primary"]
@@ -338,7 +340,7 @@ def test_noise_for_labels_is_a_loss_and_is_said(real, tmp_path):
 
 
 def test_a_patch_from_the_data_is_in_the_study_as_numbers(real, made, tmp_path, monkeypatch):
-    monkeypatch.setattr(trainings, "run", lambda study, units: True)
+    monkeypatch.setattr(trainings, "run_trainings", lambda study, units: True)
     root = tmp_path.parent
     write_split(tmp_path / "split.json", split_of(real, made), root)
     words = ["compare", root, "--split", tmp_path / "split.json", "-o", tmp_path / "study",
@@ -349,7 +351,7 @@ def test_a_patch_from_the_data_is_in_the_study_as_numbers(real, made, tmp_path, 
         assert begun["config"]["patch"] == [32, 32, 32]  # of brains that are 28 voxels wide
 
 
-def scored(study: trainings.Study, gain: float) -> float:
+def scored(study: trainings.Comparison, gain: float) -> float:
     """Write the scores of a study that trained nothing; return the mean difference.
 
     Cases differ by far more than arms do, every training has its luck on all cases alike, and every
@@ -359,7 +361,7 @@ def scored(study: trainings.Study, gain: float) -> float:
     tested = study.cohorts[1].tested
     level = rng.uniform(0.5, 0.7, len(tested))
     found: dict[str, list[np.ndarray]] = {arm: [] for arm in study.arms}
-    for unit in study.units:
+    for unit in study.trainings:
         luck, own = rng.normal(0, 0.005), rng.normal(0, 0.01, (len(tested), 3))
         dice = level[:, None] + luck + own + gain * (unit.arm == "synthetic")  # (cases, 3)
         found[unit.arm].append(dice)
@@ -415,15 +417,15 @@ def test_scores_of_three_seeds_end_in_the_sentence_they_deserve(real, made, tmp_
 )
 def test_what_is_no_comparison_is_refused(real, made, tmp_path, changes, words):
     with pytest.raises(SynthError) as caught:
-        trainings.begin(study_of(tmp_path, split_of(real, made), **changes))
+        trainings.begin_comparison(study_of(tmp_path, split_of(real, made), **changes))
     assert words in f"{caught.value.message} {caught.value.hint}"
 
 
 def test_full_augmentation_leaves_nothing_for_that_arm(real, made, tmp_path):
-    own = cohorts(split_of(real, made), 1, inner_share=0.2)
+    own = split_cases(split_of(real, made), 1, inner_share=0.2)
     full = Config(augment="full", patch=(32, 32, 32))
     with pytest.raises(SynthError, match="no other than duplicated"):
-        items_of("augmented", own, full, share=0.5, cache=ArrayCache(tmp_path))
+        arm_items("augmented", own, full, share=0.5, cache=ArrayCache(tmp_path))
 
 
 @pytest.mark.slow

@@ -103,11 +103,12 @@ def compared(out: Path) -> None:
     cohort = SimpleNamespace(train=[1] * 4, inner=[1], tested=[1] * 12, made=[1], unused=0)
     study = SimpleNamespace(
         out=out, arms=tuple(arms), cohorts={0: cohort},
-        settings=lambda: {"preset": "tiny", "share": 0.5, "folds": [0], "seeds": [0],
+        settings=lambda: {"preset": "tiny", "arms": list(arms), "share": 0.5,
+                          "folds": [0], "seeds": [0],
                           "config": {"width": 4}, "loop": {"steps": 9}, "data": "ab12"},
     )  # fmt: skip
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(results, "rows_of", lambda _: arms)
+        patch.setattr(results, "read_arms", lambda _: arms)
         results.conclude(study)  # ty: ignore[invalid-argument-type]
 
 

@@ -19,9 +19,9 @@ from torch import Tensor, nn
 import segmentation.inference.write_segmentations as written_module
 import segmentation.network
 from segmentation.config import Config
-from segmentation.data import prepared
+from segmentation.data import prepare_scans
 from segmentation.inference.postprocess import Postprocessing
-from segmentation.inference.segment import Plan, load, scans_of, segment
+from segmentation.inference.segment import SegmentOptions, load_models, load_scans, segment
 from segmentation.predict import probabilities
 from synth.base.files import atomic_path, file_hash, read_json
 from synth.checkpoints import checkpoint
@@ -150,10 +150,10 @@ def test_labels_lie_on_the_scans_own_grid(seed: int, tmp_path: Path, model: Path
 def test_other_spacings_are_carried_back_as_probabilities(tmp_path: Path) -> None:
     cohort(tmp_path / "data", 1)
     (case,) = discover(tmp_path / "data")
-    coarse = load([save_model(tmp_path / "m", cut(0, 0.3, 0.6, slope=4.0), spacing_mm=2.0)])
-    scans = scans_of(case)
+    coarse = load_models([save_model(tmp_path / "m", cut(0, 0.3, 0.6, slope=4.0), spacing_mm=2.0)])
+    scans = load_scans(case)
     found = segment(scans, models=coarse)
-    image, frame = prepared(list(scans.values()), coarse[0].config)
+    image, frame = prepare_scans(list(scans.values()), coarse[0].config)
     assert np.allclose(np.sqrt((frame.affine[:3, :3] ** 2).sum(0)), 2)
     p = probabilities(coarse[0].model, image, coarse[0].config).numpy()
     t1n = scans["t1n"]
@@ -261,10 +261,10 @@ def test_models_of_any_patch_and_spacing_meet_on_the_scans_grid(tmp_path: Path) 
         save_model(tmp_path / "b", cut(0.1, 0.2, 0.5, slope=3), spacing_mm=1.5),
         save_model(tmp_path / "c", cut(0.1, 0.2, 0.5, contrast=3, slope=3), spacing_mm=2.5),
     ]
-    models, scans = load(paths), scans_of(case)
+    models, scans = load_models(paths), load_scans(case)
     weights = np.array([[1, 2, 0], [1, 0, 1], [0, 1, 3.0]])
-    plan = Plan(weights=tuple(weights.ravel()))
-    found = segment(scans, models=models, plan=plan).probabilities.data
+    options = SegmentOptions(weights=tuple(weights.ravel()))
+    found = segment(scans, models=models, options=options).probabilities.data
     alone = [segment(scans, models=[m]).probabilities.data for m in models]
     expected = np.einsum("mr,mrxyz->rxyz", weights, alone) / weights.sum(0).reshape(3, 1, 1, 1)
     np.testing.assert_allclose(found, expected, atol=1e-6)
@@ -273,13 +273,13 @@ def test_models_of_any_patch_and_spacing_meet_on_the_scans_grid(tmp_path: Path) 
 def test_mirror_images_and_rules_reach_the_prediction(tmp_path: Path) -> None:
     cohort(tmp_path / "data", 1)
     (case,) = discover(tmp_path / "data")
-    models, scans = load([save_model(tmp_path / "a")]), scans_of(case)
+    models, scans = load_models([save_model(tmp_path / "a")]), load_scans(case)
     plain = segment(scans, models=models)
-    mirrored = segment(scans, models=models, plan=Plan(tta=True))
+    mirrored = segment(scans, models=models, options=SegmentOptions(tta=True))
     # This network does not care which way is left.
     np.testing.assert_allclose(mirrored.probabilities.data, plain.probabilities.data, atol=1e-5)
     rules = Postprocessing(small_et_ml=100.0)
-    assert not segment(scans, models=models, plan=Plan(rules=rules)).regions[2].any()
+    assert not segment(scans, models=models, options=SegmentOptions(rules=rules)).regions[2].any()
 
 
 def test_a_real_network_goes_all_the_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -336,7 +336,7 @@ def test_a_forced_run_that_is_cut_off_leaves_nothing_that_counts_as_done(
     assert main(words) == 0
     first = made(out)
     changed = [*words, "--thresholds", "0.9999"]
-    for step in ("picture", "write_json"):
+    for step in ("draw_tumour", "write_json"):
         with monkeypatch.context() as patch:
             patch.setattr(written_module, step, stop)
             assert main([*changed, "--force"]) == 130
@@ -514,7 +514,7 @@ def test_the_defaults_of_the_verb_are_those_of_the_rules() -> None:
     values = look_up(["segment", "data", "-o", "out", "--models", "m"]).parse()
     names = ("thresholds", "min_ml", "min_probability", "most", "small_et_ml")
     assert Postprocessing.of_words(**{n: values[n] for n in names}) == Postprocessing()
-    assert (values["tta"], values["overlap"]) == (Plan().tta, Plan().overlap)
+    assert (values["tta"], values["overlap"]) == (SegmentOptions().tta, SegmentOptions().overlap)
 
 
 # --- Soups --------------------------------------------------------------------------------------

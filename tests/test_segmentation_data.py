@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import torch
 
-from segmentation import augment, predict
-from segmentation.augment import AIR, cut, flipped, varied, warp, warped
+from segmentation import augment
+from segmentation.augment import AIR, apply_warp, crop, draw_warp, flip, vary_intensities
 from segmentation.config import Config
-from segmentation.data import SegmentationData, prepared, standardised
+from segmentation.data import SegmentationData, prepare_scans, standardise
 from synth.base.errors import SynthError
 from synth.data.cache import ArrayCache
 from synth.data.case import MODALITIES, Case, discover
@@ -59,29 +59,28 @@ def test_tissue_is_standardised_and_air_is_minus_one():
     image = random.gamma(9.0, 50.0, (1, 30, 30, 30))
     brain = ball((30, 30, 30), (14, 14, 14), 12)
     image[0][tuple(np.argwhere(brain)[0])] = 1e9  # one hot voxel must not set the scale
-    found = standardised(image, brain)
+    found = standardise(image, brain)
     assert (found[0][~brain] == AIR).all()
     core = np.sort(found[0][brain])
     core = core[int(len(core) * 0.005) + 1 : -int(len(core) * 0.005) - 1]
     assert core.mean() == pytest.approx(0, abs=1e-3)
     assert core.std() == pytest.approx(1 / 3, rel=1e-2)
-    assert predict.AIR == AIR  # what prediction pads with
 
 
 def test_prediction_sees_what_training_saw_and_can_go_back(case):
     item = whole(case)
-    image, frame = prepared(case, SMALL)
+    image, frame = prepare_scans(case, SMALL)
     assert torch.equal(image, item["image"])
     scans = [case.load(m) for m in MODALITIES]
     stacked = scans[0].with_data(np.concatenate([s.data for s in scans]))
-    assert torch.equal(prepared(scans, SMALL)[0], image)
-    assert torch.equal(prepared(stacked, SMALL)[0], image)
+    assert torch.equal(prepare_scans(scans, SMALL)[0], image)
+    assert torch.equal(prepare_scans(stacked, SMALL)[0], image)
     labels = case.load("seg").data
     back = frame.back(item["regions"].numpy().astype(np.uint8), nearest=True)
     assert np.array_equal(back[0] > 0, labels[0] > 0)
     assert np.array_equal(back[2] > 0, labels[0] == 3)
     with pytest.raises(SynthError, match="3 scans"):
-        prepared(scans[:3], SMALL)
+        prepare_scans(scans[:3], SMALL)
 
 
 RELABEL = {  # necrosis, oedema, enhancing
@@ -129,7 +128,7 @@ def test_tumour_crops_show_every_region_in_its_turn(tmp_path):
     labels = 2 * ball(shape, (5, 12, 9), 4) + 3 * ball(shape, (15, 12, 9), 1)
     rewritten(case, "seg", lambda _: labels[None])
     data = SegmentationData([case], replace(SMALL, tumour_crops=1.0))
-    arrays = data.prepared(0)
+    arrays = data.prepare_case(0)
     anchors = [data._anchor(arrays, np.random.default_rng(seed)) for seed in range(300)]
     enhancing = sum(bool(arrays["regions"][2][tuple(a)]) for a in anchors) / 300
     share = (labels == 3).sum() / (labels > 0).sum()
@@ -155,15 +154,15 @@ def test_arrays_are_made_once_and_mapped_from_disk(case, tmp_path, monkeypatch):
     first = SegmentationData([case], SMALL, cache=ArrayCache(tmp_path / "cache")).item(0, 3)
     monkeypatch.setattr(SegmentationData, "_prepare", None)  # would fail if called
     data = SegmentationData([case], SMALL, cache=ArrayCache(tmp_path / "cache"))
-    assert isinstance(data.prepared(0)["image"], np.memmap)
-    assert data.prepared(0)["image"].dtype == np.float32
+    assert isinstance(data.prepare_case(0)["image"], np.memmap)
+    assert data.prepare_case(0)["image"].dtype == np.float32
     assert all(torch.equal(v, first[k]) for k, v in data.item(0, 3).items())
 
 
 def test_a_tumour_that_resampling_loses_is_an_error_and_a_part_of_one_is_said(case, caplog):
     """One voxel of 1 mm falls between the voxels of 3 mm."""
     config = replace(SMALL, spacing_mm=3.0)
-    _, frame = prepared(case, config)
+    _, frame = prepare_scans(case, config)
     tissue = case.load("t1n").data[0] > 0
     shape = tissue.shape
     numbers = np.arange(tissue.size).reshape(shape)
@@ -191,15 +190,15 @@ def test_an_unbent_field_reads_what_is_there_and_a_turned_one_what_numpy_turns()
     still = np.stack(np.meshgrid(*axes, indexing="ij"))
     centre = np.array([5.5, 4.5, 6.5])
     start = (2, 1, 3)
-    crop, mask = cut(image, start, (8, 8, 8), AIR), cut(regions, start, (8, 8, 8), False)
-    found, found_mask = warped(image, regions, centre, still)
-    np.testing.assert_allclose(found, crop, atol=1e-5)  # coordinates are scaled to [-1, 1]
+    box, mask = crop(image, start, (8, 8, 8), AIR), crop(regions, start, (8, 8, 8), False)
+    found, found_mask = apply_warp(image, regions, centre, still)
+    np.testing.assert_allclose(found, box, atol=1e-5)  # coordinates are scaled to [-1, 1]
     assert np.array_equal(found_mask, mask)
     quarter = augment._rotation(np.radians([90.0, 0, 0])).astype(np.float32)
-    turned, turned_mask = warped(image, regions, centre, np.tensordot(quarter, still, 1))
-    expected = np.rot90(crop, 1, (2, 3))
+    turned, turned_mask = apply_warp(image, regions, centre, np.tensordot(quarter, still, 1))
+    expected = np.rot90(box, 1, (2, 3))
     if not np.allclose(turned, expected, atol=1e-4):  # the other sense
-        expected, mask = np.rot90(crop, -1, (2, 3)), np.rot90(mask, -1, (2, 3))
+        expected, mask = np.rot90(box, -1, (2, 3)), np.rot90(mask, -1, (2, 3))
     else:
         mask = np.rot90(mask, 1, (2, 3))
     np.testing.assert_allclose(turned, expected, atol=1e-4)
@@ -211,7 +210,7 @@ def test_what_a_field_reads_beyond_the_case_is_air():
     regions = np.ones((3, 6, 6, 6), bool)
     axes = [np.arange(16, dtype=np.float32) - 7.5] * 3
     field = np.stack(np.meshgrid(*axes, indexing="ij"))
-    found, mask = warped(image, regions, np.array([2.5, 2.5, 2.5]), field)
+    found, mask = apply_warp(image, regions, np.array([2.5, 2.5, 2.5]), field)
     assert int(mask[0].sum()) == 6**3
     inside = np.zeros((16, 16, 16), bool)
     inside[5:11, 5:11, 5:11] = True
@@ -226,13 +225,13 @@ def test_flips_move_scans_and_regions_together_and_air_stays_air():
     regions = image[:3] > 0.3
     seen = set()
     for seed in range(40):
-        a, b = flipped(image, regions, np.random.default_rng(seed))
+        a, b = flip(image, regions, np.random.default_rng(seed))
         assert np.array_equal(a[:3] > 0.3, b)
         seen.add(a.tobytes())
     assert len(seen) == 8
     for seed in range(10):
         for level in ("light", "full"):
-            changed = varied(image, level, np.random.default_rng(seed))
+            changed = vary_intensities(image, level, np.random.default_rng(seed))
             assert changed.dtype == np.float32
             assert (changed[:, (image == AIR).all(0)] == AIR).all()
             assert changed.min() >= AIR
@@ -240,7 +239,7 @@ def test_flips_move_scans_and_regions_together_and_air_stays_air():
 
 
 def test_fields_of_full_augmentation_keep_the_crop_about_its_centre():
-    drawn = [warp((16, 16, 16), np.random.default_rng(seed)) for seed in range(100)]
+    drawn = [draw_warp((16, 16, 16), np.random.default_rng(seed)) for seed in range(100)]
     bent = [field for field in drawn if field is not None]
     # none of the three: 0.7 · 0.7 · 0.8 = 39 %
     assert 45 <= len(bent) <= 77  # 3.3 standard deviations

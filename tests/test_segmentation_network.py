@@ -8,9 +8,9 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 
 from segmentation.config import Config
+from segmentation.finetune import grow_kernels
 from segmentation.network import build
 from segmentation.networks import cpu_convolutions, mednext
-from segmentation.networks.upkern import grown
 from synth.base.errors import SynthError
 
 SMALL = Config(width=4)
@@ -171,7 +171,7 @@ def test_policies_keep_less(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_zero_padded_kernels_answer_as_before() -> None:
     small, large = build(SMALL).eval(), build(Config(width=4, kernel=5)).eval()
-    large.load_state_dict(grown(small.state_dict(), 5, "zeros"))
+    large.load_state_dict(grow_kernels(small.state_dict(), 5, "zeros"))
     x = noise((1, 4, 32, 16, 32))
     with torch.no_grad():
         assert apart(large(x), small(x)) < 1e-5  # sums in another order
@@ -179,7 +179,7 @@ def test_zero_padded_kernels_answer_as_before() -> None:
 
 def test_published_upkern_stretches_kernels_only() -> None:
     small, large = build(SMALL), build(Config(width=4, kernel=5))
-    weights = grown(small.state_dict(), 5)
+    weights = grow_kernels(small.state_dict(), 5)
     large.load_state_dict(weights)
     for name, value in small.state_dict().items():
         if not name.endswith("depthwise.weight"):
@@ -192,7 +192,7 @@ def test_published_upkern_stretches_kernels_only() -> None:
         between = 0.6 * value[..., 0, 1, 1] + 0.4 * value[..., 1, 1, 1]
         torch.testing.assert_close(stretched[..., 1, 2, 2], between)
     with pytest.raises(SynthError, match="cannot grow to 3"):
-        grown(large.state_dict(), 3)
+        grow_kernels(large.state_dict(), 3)
 
 
 @pytest.mark.parametrize("network", EVERY)
@@ -225,46 +225,37 @@ def test_every_network_learns_behind_one_face(network: str) -> None:
 
 
 @pytest.mark.parametrize("network", EVERY)
-def test_parts_hold_everything_once(network: str) -> None:
-    model = build(of(network))
-    parts = model.parts()
-    names = sorted(name for name, _ in model.named_parameters())
-    coarse = ("encoder", "bottleneck", "decoder", "heads")
-    fine = [part for part in parts if part not in ("encoder", "decoder")]
-    for some in (coarse, fine):
-        assert sorted(itertools.chain.from_iterable(parts[part] for part in some)) == names
-        assert all(parts[part] for part in some)
-    assert {p[:3] for p in fine} - {"bot", "hea"} == {"enc", "dec"}
-
-
-@pytest.mark.parametrize("network", EVERY)
-def test_parts_lie_where_their_names_say(network: str) -> None:
+def test_parts_hold_everything_once_and_lie_where_their_names_say(network: str) -> None:
     """Outer levels compute on finer grids: seen from the hooks of their convolutions."""
     config = of(network)
     model = build(config).eval()
+    parts = model.parts()
+    names = sorted(name for name, _ in model.named_parameters())
+    coarse = [parts[part] for part in ("encoder", "bottleneck", "decoder", "heads")]
+    assert all(coarse)
+    assert sorted(itertools.chain.from_iterable(coarse)) == names
     finest: dict[str, int] = {}
 
     def watch(part: str):
         def hook(module, given, answer):
-            voxels = math.prod(answer.shape[2:])
-            finest[part] = max(finest.get(part, 0), voxels)
+            finest[part] = max(finest.get(part, 0), math.prod(answer.shape[2:]))
 
         return hook
 
     for name, module in model.named_modules():
         if isinstance(module, torch.nn.modules.conv._ConvNd):
-            part = model.part_of(f"{name}.weight")
-            module.register_forward_hook(watch(part))
+            module.register_forward_hook(watch(model.part_of(f"{name}.weight")))
     with torch.no_grad(), pytest.MonkeyPatch.context() as patched:
         for home in (cpu_convolutions, mednext):
             patched.setattr(home, "quick", lambda _: False)
         model(noise((1, 4, *config.patch)))
-    levels = [part for part in finest if part[:3] in ("enc", "dec")]
-    encoder = [finest[p] for p in sorted(p for p in levels if p[:3] == "enc")]
-    decoder = [finest[p] for p in sorted(p for p in levels if p[:3] == "dec")]
+    encoder = [finest[part] for part in sorted(finest) if part[:3] == "enc"]
+    decoder = [finest[part] for part in sorted(finest) if part[:3] == "dec"]
     assert encoder == sorted(encoder, reverse=True)
     assert decoder == sorted(decoder)
+    assert finest.get("bottleneck", 0) < min(encoder)  # UNETR's has no convolution
     assert decoder[-1] == math.prod(config.patch)
+    assert len(encoder) == len(decoder) == (4 if network == "mednext_s" else 1)
 
 
 @pytest.mark.parametrize("network", EVERY)

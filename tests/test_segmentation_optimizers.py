@@ -8,7 +8,7 @@ from torch import nn
 from torch.optim import SGD, AdamW, RMSprop, lr_scheduler
 
 from segmentation.config import Config
-from segmentation.optimizers import ScheduleFreeAdamW, build
+from segmentation.optimizers import ScheduleFreeAdamW, build_optimizer
 from synth.base.errors import SynthError
 from synth.checkpoints import checkpoint
 from synth.training.config import TrainConfig
@@ -154,7 +154,9 @@ def test_neither_decay_nor_another_average_is_laid_over_it(tmp_path, caplog):
 
 def test_optimizers_by_name():
     def of(name: str):
-        return build(Config(optimizer=name, lr=0.3, weight_decay=0.2), layer().parameters())
+        return build_optimizer(
+            Config(optimizer=name, lr=0.3, weight_decay=0.2), layer().parameters()
+        )
 
     kinds = {
         "adamw": AdamW, "sgd": SGD, "rmsprop": RMSprop, "schedule_free": ScheduleFreeAdamW

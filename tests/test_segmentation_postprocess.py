@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
 
-from segmentation.inference.ensemble import ensemble, weights_of
-from segmentation.inference.postprocess import Postprocessing, filtered, settle
+from segmentation.inference.ensemble import weight_table, weighted_mean
+from segmentation.inference.postprocess import Postprocessing, apply_rules, filter_components
 from synth.base.config import from_dict, to_dict
 from synth.base.errors import SynthError
 from synth.data.labels import REGIONS, SCHEMES, from_regions, region, to_scheme
@@ -28,6 +28,11 @@ def boxes(*parts: tuple[tuple[int, int, int], tuple[int, int, int], float]) -> n
     return field
 
 
+def filtered(region: np.ndarray, p: np.ndarray, **rules) -> np.ndarray:
+    nothing = {"min_ml": 0.0, "min_probability": 0.0, "most": 0, "inner": np.zeros(SHAPE, bool)}
+    return filter_components(region, p, **(nothing | {"voxel_ml": ML} | rules))
+
+
 def nested() -> np.ndarray:
     """A tumour: WT 8³, TC 6³, ET 2³, each at the corner of the next."""
     return np.stack([boxes(((4, 4, 4), (n, n, n), 0.9)) for n in (8, 6, 2)])
@@ -42,20 +47,20 @@ def random_probabilities(seed: int) -> np.ndarray:
 
 def test_by_default_it_is_a_cut_at_one_half() -> None:
     p = nested()
-    assert np.array_equal(settle(p, Postprocessing(), ML), p > 0.5)
+    assert np.array_equal(apply_rules(p, Postprocessing(), ML), p > 0.5)
 
 
 def test_thresholds_are_by_region() -> None:
     p = nested() * np.array([1, 0.7, 0.6], np.float32).reshape(3, 1, 1, 1)  # 0.9, 0.63, 0.54
     rules = Postprocessing(thresholds=(0.5, 0.7, 0.5))
-    whole, core, enhancing = settle(p, rules, ML)
+    whole, core, enhancing = apply_rules(p, rules, ML)
     assert (whole.sum(), core.sum(), enhancing.sum()) == (512, 8, 8), "the core is what ET brings"
-    assert not settle(p, Postprocessing(thresholds=(0.95, 0.95, 0.95)), ML).any()
+    assert not apply_rules(p, Postprocessing(thresholds=(0.95, 0.95, 0.95)), ML).any()
 
 
 def test_inner_regions_are_part_of_the_outer() -> None:
     p = np.stack([boxes(), boxes(), boxes(((4, 4, 4), (2, 2, 2), 0.9))])
-    assert [r.sum() for r in settle(p, Postprocessing(), ML)] == [8, 8, 8]
+    assert [r.sum() for r in apply_rules(p, Postprocessing(), ML)] == [8, 8, 8]
 
 
 def test_small_components_go_in_millilitres() -> None:
@@ -106,7 +111,7 @@ def test_of_two_cores_that_hold_enhancing_tumour_both_stay() -> None:
     core = boxes((first, (3, 3, 3), 0.9), (second, (4, 4, 4), 0.9))
     enhancing = boxes((first, (2, 2, 2), 0.9), (second, (3, 3, 3), 0.9))
     rules = Postprocessing(min_ml=(0.1, 0.1, 0.001))  # both cores are too small by themselves
-    whole, core_kept, enhancing_kept = settle(np.stack([core, core, enhancing]), rules, ML)
+    whole, core_kept, enhancing_kept = apply_rules(np.stack([core, core, enhancing]), rules, ML)
     assert enhancing_kept.sum() == 8 + 27
     assert core_kept.sum() == 27 + 64
     assert np.array_equal(whole, core_kept)
@@ -117,20 +122,20 @@ def test_a_component_without_inner_tumour_is_judged_by_itself() -> None:
     core = boxes(((2, 2, 2), (3, 3, 3), 0.9), ((12, 12, 12), (3, 3, 3), 0.9))
     enhancing = boxes(((2, 2, 2), (2, 2, 2), 0.9))
     rules = Postprocessing(min_ml=(0, 0.1, 0))
-    assert settle(np.stack([core, core, enhancing]), rules, ML)[1].sum() == 27
+    assert apply_rules(np.stack([core, core, enhancing]), rules, ML)[1].sum() == 27
 
 
 def test_too_little_enhancing_tumour_becomes_core() -> None:
     p = nested()
     p[1] = boxes(((6, 4, 4), (4, 6, 6), 0.9))  # a core beside the enhancing tumour
     rules = Postprocessing(small_et_ml=0.0081)
-    whole, core, enhancing = settle(p, rules, ML)
+    whole, core, enhancing = apply_rules(p, rules, ML)
     assert enhancing.sum() == 0
     assert core.sum() == 4 * 6 * 6 + 8
     assert (from_regions(np.stack([whole, core, enhancing]))[4:6, 4:6, 4:6] == 1).all()
-    assert settle(p, replace(rules, small_et_ml=0.008), ML)[2].sum() == 8
+    assert apply_rules(p, replace(rules, small_et_ml=0.008), ML)[2].sum() == 8
     # What it becomes is judged as core, not kept for what it was.
-    lost = settle(p, replace(rules, min_ml=(0, 1, 0)), ML)
+    lost = apply_rules(p, replace(rules, min_ml=(0, 1, 0)), ML)
     assert lost[1].sum() == 0
 
 
@@ -148,19 +153,19 @@ def test_whatever_the_rules_regions_are_nested(seed, min_ml, min_probability, mo
     )
     p = random_probabilities(seed)
     before = p.copy()
-    whole, core, enhancing = settle(p, rules, ML)
+    whole, core, enhancing = apply_rules(p, rules, ML)
     assert not (enhancing & ~core).any()
     assert not (core & ~whole).any()
     assert not (whole & ~(p > 0.5).any(0)).any(), "nothing from nowhere"
     assert enhancing.sum() * ML >= small or not enhancing.any()
     assert np.array_equal(p, before)
-    again = settle(p, rules, ML)
+    again = apply_rules(p, rules, ML)
     assert np.array_equal(again, [whole, core, enhancing])
 
 
 @pytest.mark.parametrize("scheme", SCHEMES)
 def test_labels_of_a_scheme_are_the_regions(scheme: str) -> None:
-    regions = settle(random_probabilities(3), Postprocessing(), ML)
+    regions = apply_rules(random_probabilities(3), Postprocessing(), ML)
     written = to_scheme(from_regions(regions), scheme)
     for name, mask in zip(REGIONS, regions, strict=True):
         assert np.array_equal(region(written, scheme, name), mask)
@@ -190,18 +195,19 @@ def test_rules_are_json_and_checked() -> None:
 @pytest.mark.parametrize("words", [(), (1, 2, 3), (0.1, 0.7, 0), (1, 5, 2, 0.3, 3, 1, 2, 2, 2)])
 def test_identical_models_equal_the_single_one(words: tuple[float, ...]) -> None:
     p = random_probabilities(1)
-    assert np.array_equal(ensemble([p, p, p], weights_of(words, 3)), p)
+    assert np.array_equal(weighted_mean([p, p, p], weight_table(words, 3)), p)
 
 
 def test_weights_by_region_sum_right() -> None:
     a, b = random_probabilities(1), random_probabilities(2)
-    found = ensemble([a, b], weights_of(["1", "0", "3", "1", "2", "1"], 2))
+    found = weighted_mean([a, b], weight_table(["1", "0", "3", "1", "2", "1"], 2))
     expected = [(a[0] + b[0]) / 2, b[1], (3 * a[2] + b[2]) / 4]
     np.testing.assert_allclose(found, expected, atol=1e-7)
-    one_each = ensemble([a, b], weights_of([3, 1], 2))
+    one_each = weighted_mean([a, b], weight_table([3, 1], 2))
     np.testing.assert_allclose(one_each, (3 * a + b) / 4, atol=1e-7)
     assert np.array_equal(
-        ensemble([a, b], weights_of([3, 1], 2)), ensemble([b, a], weights_of([1, 3], 2))
+        weighted_mean([a, b], weight_table([3, 1], 2)),
+        weighted_mean([b, a], weight_table([1, 3], 2)),
     )
 
 
@@ -218,5 +224,5 @@ def test_weights_by_region_sum_right() -> None:
 )
 def test_weights_without_meaning_are_refused(words: tuple, message: str) -> None:
     with pytest.raises(SynthError) as caught:
-        weights_of(words, 2)
+        weight_table(words, 2)
     assert message in str(caught.value)

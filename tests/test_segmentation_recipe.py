@@ -197,6 +197,7 @@ def test_fine_tuning_keeps_what_is_frozen_and_renews_what_is_reset(cohort, tmp_p
     assert main([*common.split(), *chosen]) == 0
     tuned = checkpoint.load(tmp_path / "tuned" / "last")
     before, after = base.state_dict(), tuned.model.state_dict()
+    assert finetune.select_parameters(base, [r"^heads\.0"]) == {"heads.0.weight", "heads.0.bias"}
     for name in (*parts["encoder"], *parts["bottleneck"]):
         assert torch.equal(before[name], after[name]), name
     for part in ("dec0", "dec1", "dec2", "dec3", "heads"):
@@ -223,7 +224,7 @@ def test_a_reset_part_is_drawn_anew_and_the_rest_is_loaded(cohort, tmp_path):
     checkpoint.save(tmp_path / "w", model=base, family="segmentation", preset="p", config=SMALL)
     config = replace(SMALL, init_from=str(tmp_path / "w"), reset=("dec3",), freeze=("enc0",))
     torch.manual_seed(6)
-    model = finetune.begin(config)
+    model = finetune.start_network(config)
     torch.manual_seed(6)
     fresh = build(SMALL).state_dict()
     old, parts = base.state_dict(), base.parts()
@@ -239,7 +240,7 @@ def test_a_larger_kernel_begins_from_a_smaller_one(tmp_path):
     torch.manual_seed(5)
     base = build(SMALL)
     checkpoint.save(tmp_path / "w", model=base, family="segmentation", preset="p", config=SMALL)
-    model = finetune.begin(replace(SMALL, init_from=str(tmp_path / "w"), kernel=5))
+    model = finetune.start_network(replace(SMALL, init_from=str(tmp_path / "w"), kernel=5))
     own = dict(model.named_parameters())
     for name, small in base.named_parameters():
         if name.endswith("depthwise.weight"):
@@ -254,6 +255,7 @@ def test_a_larger_kernel_begins_from_a_smaller_one(tmp_path):
     [
         ({"freeze": ("encodr",)}, r"no part 'encodr'.*did you mean encoder"),
         ({"reset": ("dec9",)}, r"no part 'dec9'.*did you mean dec"),
+        ({"reset": ("dec(",)}, r"reset 'dec\('.*unterminated"),
         ({"freeze": ("decoder",), "reset": ("dec0",)}, "both frozen and reset"),
         ({"freeze": ("encoder", "bottleneck", "decoder", "heads")}, "every part is frozen"),
         ({"width": 8}, r"width = 8, but .* has 4"),
@@ -267,7 +269,7 @@ def test_fine_tuning_refuses(tmp_path, more, message):
     )
     config = replace(SMALL, **({"init_from": str(tmp_path / "w")} | more))
     with pytest.raises(SynthError, match=message):
-        finetune.begin(config)
+        finetune.start_network(config)
 
 
 def test_a_bad_case_ends_the_command_with_its_name(cohort, tmp_path, capsys):

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor
 
-from segmentation.soup.averaging import Mean, Scores, Soup, content_hash, greedy, uniform
+from segmentation.soup.averaging import average
+from segmentation.soup.selection import content_hash
 from synth.base.errors import SynthError
 
 TARGET = torch.tensor([1.0, -2.0, 0.5])
@@ -19,7 +19,7 @@ def weights(*values: float, steps: int = 7) -> dict[str, Tensor]:
     return {"w": torch.tensor(values, dtype=torch.float32), "steps": torch.tensor(steps)}
 
 
-class Judge:
+class Scorer:
     """Scores by the distance to the right weights, and counts."""
 
     def __init__(self) -> None:
@@ -30,8 +30,8 @@ class Judge:
         return 1 - float((given["w"] - TARGET).norm())
 
 
-def members(**named: dict[str, Tensor]) -> list[tuple[str, Callable[[], dict[str, Tensor]]]]:
-    return [(name, lambda w=w: w) for name, w in named.items()]
+def members(**named: dict[str, Tensor]) -> dict[str, Callable[[], dict[str, Tensor]]]:
+    return {name: lambda w=w: w for name, w in named.items()}
 
 
 GOOD = weights(1.1, -2.0, 0.5)
@@ -42,8 +42,8 @@ BAD = weights(9.0, 9.0, 9.0)
 @pytest.mark.parametrize("order", [("good", "bad"), ("bad", "good")])
 def test_a_greedy_soup_of_good_and_bad_keeps_good(order: tuple[str, ...]) -> None:
     named = {"good": GOOD, "bad": BAD}
-    judge = Judge()
-    soup = greedy(members(**{k: named[k] for k in order}), Scores(judge, "data"))
+    judge = Scorer()
+    soup = average("greedy", members(**{k: named[k] for k in order}), judge)
     assert soup.kept == (soup.best,) == ("good",)
     assert torch.equal(soup.weights["w"], GOOD["w"])
     assert soup.gain == 0
@@ -52,8 +52,8 @@ def test_a_greedy_soup_of_good_and_bad_keeps_good(order: tuple[str, ...]) -> Non
 
 def test_a_greedy_soup_takes_what_helps() -> None:
     named = members(bad=BAD, side=OTHER_SIDE, good=GOOD)
-    judge = Judge()
-    soup = greedy(named, Scores(judge, "data"))
+    judge = Scorer()
+    soup = average("greedy", named, judge)
     assert soup.kept == ("good", "side")
     torch.testing.assert_close(soup.weights["w"], torch.tensor([0.95, -2.0, 0.5]))
     assert soup.score == pytest.approx(0.95, abs=1e-6)  # float32
@@ -64,55 +64,35 @@ def test_a_greedy_soup_takes_what_helps() -> None:
 
 
 def test_a_uniform_soup_is_the_mean_or_the_best_alone() -> None:
-    judge = Judge()
-    soup = uniform(members(side=OTHER_SIDE, good=GOOD), Scores(judge, "data"))
+    judge = Scorer()
+    soup = average("uniform", members(side=OTHER_SIDE, good=GOOD), judge)
     assert soup.kept == ("good", "side")
     assert soup.gain == pytest.approx(0.05, abs=1e-6)  # float32
-    lost = uniform(members(bad=BAD, good=GOOD), Scores(judge, "data"))
+    lost = average("uniform", members(bad=BAD, good=GOOD), judge)
     assert lost.kept == ("good",)
     assert lost.gain == 0
     assert torch.equal(lost.weights["w"], GOOD["w"])
     assert [r.soup for r in lost.rows] == [lost.rows[0].soup] * 2
-    alone = uniform(members(good=GOOD), Scores(judge, "data"))
+    alone = average("uniform", members(good=GOOD), judge)
     assert (alone.gain, alone.kept) == (0, ("good",))
 
 
-def test_an_equal_score_is_no_gain() -> None:
-    for soup in (greedy, uniform):
-        found: Soup = soup(members(a=GOOD, b=OTHER_SIDE), Scores(lambda _: 0.5, "data"))
-        assert (found.kept, found.gain) == (("a",), 0)
+@pytest.mark.parametrize("kind", ["greedy", "uniform"])
+def test_an_equal_score_is_no_gain(kind: str) -> None:
+    soup = average(kind, members(a=GOOD, b=OTHER_SIDE), lambda _: 0.5)
+    assert (soup.kept, soup.gain) == (("a",), 0)
 
 
 def test_the_mean_is_in_double_and_changes_no_input() -> None:
-    many = [weights(1e8, 1.0, 0.1 * k) for k in range(10)]
-    before = [content_hash(w) for w in many]
-    mean = Mean.of(many[0])
-    for k, one in enumerate(many[1:], start=1):
-        mean = mean.with_one_more(one, str(k))
-    expected = torch.stack([w["w"].double() for w in many]).mean(0).float()
-    assert torch.equal(mean.weights()["w"], expected)
-    mean.weights()["w"].zero_()
-    soup = uniform([(str(k), lambda w=w: w) for k, w in enumerate(many)], Scores(Judge(), "d"))
+    many = {str(k): weights(1e8, 1.0, 0.1 * k) for k in range(10)}
+    before = [content_hash(w) for w in many.values()]
+    rising = iter(range(100))
+    soup = average("uniform", members(**many), lambda _: next(rising))
+    expected = torch.stack([w["w"].double() for w in many.values()]).mean(0).float()
+    assert torch.equal(soup.weights["w"], expected)
     soup.weights["w"].zero_()
-    best = greedy(members(good=many[0]), Scores(Judge(), "d"))
-    best.weights["w"].zero_()
-    assert [content_hash(w) for w in many] == before
-
-
-def test_scores_are_remembered_by_content(tmp_path: Path) -> None:
-    file, judge = tmp_path / "scores.json", Judge()
-    named = members(good=GOOD, side=OTHER_SIDE)
-    greedy(named, Scores(judge, "data", file))
-    assert len(judge.calls) == 3
-    renamed = members(a={k: v.clone() for k, v in GOOD.items()}, b=OTHER_SIDE)
-    greedy(renamed, Scores(judge, "data", file))
-    uniform(renamed, Scores(judge, "data", file))
-    assert len(judge.calls) == 3
-    greedy(named, Scores(judge, "other data", file))
-    assert len(judge.calls) == 6
-    file.write_text("[1, 2]")
-    with pytest.raises(SynthError, match="not a file of scores"):
-        Scores(judge, "data", file)
+    average("greedy", members(good=many["0"]), Scorer()).weights["w"].zero_()
+    assert [content_hash(w) for w in many.values()] == before
 
 
 def test_the_hash_sees_names_types_shapes_and_values() -> None:
@@ -138,5 +118,5 @@ def test_the_hash_sees_names_types_shapes_and_values() -> None:
 )
 def test_other_networks_are_refused(other: dict[str, Tensor], message: str) -> None:
     with pytest.raises(SynthError) as caught:
-        greedy(members(good=GOOD, other=other), Scores(Judge(), "data"))
+        average("greedy", members(good=GOOD, other=other), Scorer())
     assert message in str(caught.value)

@@ -1,9 +1,9 @@
 """Which generated cases may train for a fold without a leak.
 
-A case made for a held-out patient's label map, or by a generator that was trained on one, shows the
-network what it will be asked. The split says of each made case its source and the folds its
-generator has seen. What another fold's generator made is simply not used; a made case that claims
-to suit the fold and cannot is a leak, which ends the study.
+A case that was generated for a held-out patient's label map, or by a generator that was trained on
+one, shows the network the answer. The split says of each generated case its source and the folds
+its generator has seen. Cases of another fold's generator are not used; a generated case that claims
+to fit the fold, and cannot, is a leak and ends the comparison.
 """
 
 from __future__ import annotations
@@ -11,16 +11,16 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from synth.base.errors import SynthError
 from synth.data.case import MODALITIES, Case
 from synth.data.split import TRAIN_ONLY, Entry, Split, hold_out
+from synth.data.volume import Volume
 
 
 @dataclass(frozen=True, kw_only=True)
 class Cohorts:
-    """Who does what in one fold."""
+    """The cases of one fold, by what they are for."""
 
     train: tuple[Case, ...]
     """Real cases to train on, with those of fold −1 that are real."""
@@ -30,11 +30,11 @@ class Cohorts:
     made: tuple[Case, ...]
     """Generated cases that may train."""
     unused: int
-    """Made cases for other folds, after an inner patient, or without all four scans."""
+    """Generated cases for other folds, after an inner patient, or without all four scans."""
 
 
-def cohorts(split: Split, fold: int, *, inner_share: float) -> Cohorts:
-    """Deal the cases of one fold, or say what leaks."""
+def split_cases(split: Split, fold: int, *, inner_share: float) -> Cohorts:
+    """Return what each case is for in one fold; refuse a leak."""
     split.require_fold(fold)
     real = split.real
     tested = [e.case for e in real if e.fold == fold]
@@ -43,27 +43,26 @@ def cohorts(split: Split, fold: int, *, inner_share: float) -> Cohorts:
     if both:
         raise SynthError(
             f"{min(both)} is in fold {fold} and in another",
-            hint="a patient's scans belong into one fold: deal by patient",
+            hint="a patient's scans belong into one fold: split by patient",
         )
     train, inner = hold_out(others, inner_share, seed=fold)
     chosen = {c.patient for c in inner}
-    made, unused = [], 0
-    for entry in (e for e in split.training if e.source is not None):
-        whole = all(role in entry.case.files for role in (*MODALITIES, "seg"))
-        if whole and _suits(entry, fold, tested) and not _of(entry) & chosen:
-            made.append(entry.case)
-        else:
-            unused += 1
-    _require_new(made, tested)
+    generated = [e for e in split.training if e.source is not None]
+    made = [
+        e.case for e in generated
+        if all(role in e.case.files for role in (*MODALITIES, "seg"))
+        and _may_train(e, fold, tested) and not _names_behind(e) & chosen
+    ]  # fmt: skip
+    _require_no_copies(made, tested)
     extra = [e.case for e in real if e.fold == TRAIN_ONLY]
     return Cohorts(
         train=(*train, *extra), inner=tuple(inner), tested=tuple(tested), made=tuple(made),
-        unused=unused,
+        unused=len(generated) - len(made),
     )  # fmt: skip
 
 
-def _suits(entry: Entry, fold: int, tested: Sequence[Case]) -> bool:
-    """Whether a made case is for this fold; a claim that cannot be true is an error."""
+def _may_train(entry: Entry, fold: int, tested: Sequence[Case]) -> bool:
+    """Say whether a generated case is for this fold; a claim that cannot be true is an error."""
     name = entry.case.id
     if entry.seen_folds is None:
         raise SynthError(
@@ -72,7 +71,7 @@ def _suits(entry: Entry, fold: int, tested: Sequence[Case]) -> bool:
         )
     if fold in entry.seen_folds:
         return False
-    behind = _of(entry) & {n for c in tested for n in (c.id, c.patient)}
+    behind = _names_behind(entry) & {n for c in tested for n in (c.id, c.patient)}
     if behind:
         raise SynthError(
             f"{name} was made after {min(behind)}, who is tested in fold {fold}: a leak",
@@ -81,31 +80,25 @@ def _suits(entry: Entry, fold: int, tested: Sequence[Case]) -> bool:
     return True
 
 
-def _of(entry: Entry) -> set[str]:
-    """Return the ids of the real case and patient behind a made one."""
+def _names_behind(entry: Entry) -> set[str]:
+    """Return the ids of the real case and patient behind a generated case."""
     source = Case(id=entry.source or "", files={})
     return {source.id, source.origin, source.patient, entry.case.patient, entry.case.origin}
 
 
-def _require_new(made: Sequence[Case], tested: Sequence[Case]) -> None:
-    """Refuse a made case whose scan is, to the byte of its voxels, one that is tested."""
-    known = {_content(c): c.id for c in tested} if made else {}
+def _require_no_copies(made: Sequence[Case], tested: Sequence[Case]) -> None:
+    """Refuse a generated case whose scans equal, byte for byte, those of a tested one."""
+    known = {_content_hash(c): c.id for c in tested} if made else {}
     for case in made:
-        if (twin := known.get(_content(case))) is not None:
+        if (twin := known.get(_content_hash(case))) is not None:
             raise SynthError(
                 f"{case.id} is a copy of {twin}, which is tested: a leak",
                 hint="remove it from the split",
             )
 
 
-def _content(case: Case) -> str:
+def _content_hash(case: Case) -> str:
     digest = hashlib.blake2b(digest_size=16)
     for m in MODALITIES:
-        digest.update(_voxels(case.path(m)))
+        digest.update(Volume.load(case.path(m)).data.tobytes())
     return digest.hexdigest()
-
-
-def _voxels(path: Path) -> bytes:
-    from synth.data.volume import Volume
-
-    return Volume.load(path).data.tobytes()

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from segmentation.comparison.trainings import BASE, Study, described, rows_of
+from segmentation.comparison.training_mix import ARMS
+from segmentation.comparison.trainings import BASE, Comparison, read_arms
 from synth.base.files import write_json, write_text
 from synth.base.manifest import git_commit, versions
 from synth.evaluate.common import as_json_tables
@@ -20,41 +22,46 @@ CONTROLS = ("duplicated", "augmented")
 """Arms whose gain the synthetic arm must exceed, if it is not to be a matter of more data."""
 
 
-def conclude(study: Study) -> str:
-    """Judge finished arms and write what came of it below OUT; return the words."""
-    arms = rows_of(study)
-    pairs = [(arm, BASE) for arm in study.arms if arm != BASE]
-    pairs += [("synthetic", c) for c in CONTROLS if {"synthetic", c} <= set(study.arms)]
+def conclude(comparison: Comparison) -> str:
+    """Evaluate finished arms and write the results below OUT; return the sentences."""
+    out, arms = comparison.out, read_arms(comparison)
+    pairs = [(arm, BASE) for arm in comparison.arms if arm != BASE]
+    pairs += [("synthetic", c) for c in CONTROLS if {"synthetic", c} <= set(comparison.arms)]
     found = {f"{a} against {b}": compare(arms, a, b) for a, b in pairs}
-    write_scores(study.out / "per_case.csv", _labelled(arms))
-    for treated, control in pairs:
-        _draw(study.out, arms, found[f"{treated} against {control}"], treated, control)
+    rows = [replace(r, case=f"{arm}/{r.case}") for arm, own in arms.items() for r in own]
+    write_scores(out / "per_case.csv", rows)
+    for (treated, control), own in zip(pairs, found.values(), strict=True):
+        _draw(out, arms, own, treated, control)
+    words = "\n".join(c.verdict for c in found.values())
+    overview = _overview(arms)
+    contrasts = {name: contrast_rows([c.primary, *c.secondary]) for name, c in found.items()}
     summary: dict[str, Any] = {
-        **study.settings(),
-        "arms": list(study.arms),
-        "meaning": described(study.arms),
+        **comparison.settings(),
+        "meaning": [f"{arm}: {ARMS[arm]}" for arm in comparison.arms],
         "primary": str(PRIMARY),
         "cases": {
             str(f): {"train": len(c.train), "inner": len(c.inner), "tested": len(c.tested),
                      "made": len(c.made), "unused": c.unused}
-            for f, c in study.cohorts.items()
+            for f, c in comparison.cohorts.items()
         },
         "means": {arm: _means(rows) for arm, rows in arms.items()},
         "verdicts": {name: c.verdict for name, c in found.items()},
         "comparisons": {name: as_json(c) for name, c in found.items()},
         "versions": versions(), "git_commit": git_commit(),
+        "tables": as_json_tables([("arms", overview), *contrasts.items()]),
     }  # fmt: skip
-    words = "\n".join(c.verdict for c in found.values())
-    table = _overview(arms)
-    tables = [("arms", table), *((name, _contrasts(own)) for name, own in found.items())]
-    write_json(study.out / "summary.json", summary | {"tables": as_json_tables(tables)})
-    _write_tables(study.out / "table.md", found, table, words)
-    return f"{plain_table(table)}\n\n{words}"
+    write_json(out / "summary.json", summary)
+    parts = [words.replace("\n", "\n\n"), markdown_table(overview)]
+    for name, own in found.items():
+        ranks = ", ".join(f"{arm} {rank:.2f}" for arm, rank in own.ranks.items())
+        ranked = f"Mean rank, as BraTS ranks: {ranks}; p of the difference {own.rank_p:.2g}."
+        parts += [f"## {name}", ranked, markdown_table(contrasts[name])]
+    write_text(out / "table.md", "\n\n".join(parts) + "\n")
+    return f"{plain_table(overview)}\n\n{words}"
 
 
 def _overview(arms: Mapping[str, list[RegionScore]]) -> list[list[str]]:
-    heading = ["arm", *(f"Dice {r}" for r in REGIONS), "Dice", "HD95, mm", "lesion Dice"]
-    lines = [heading]
+    lines = [["arm", *(f"Dice {r}" for r in REGIONS), "Dice", "HD95, mm", "lesion Dice"]]
     for arm, rows in arms.items():
         means = _means(rows)
         cells = [f"{means[f'dice_{r}']:.3f}" for r in REGIONS]
@@ -74,40 +81,14 @@ def _means(rows: list[RegionScore]) -> dict[str, float]:
     return found | {n: mean_of(r.values.get(n, float("nan")) for r in whole) for n in names}
 
 
-def _labelled(arms: Mapping[str, list[RegionScore]]) -> list[RegionScore]:
-    """Return all rows; the arm stands before the case's id."""
-    from dataclasses import replace
-
-    return [replace(r, case=f"{arm}/{r.case}") for arm, rows in arms.items() for r in rows]
-
-
 def _draw(
     out: Path, arms: Mapping[str, list[RegionScore]], found: ArmComparison, treated: str,
     control: str,
 ) -> None:  # fmt: skip
-    name = f"{treated}-{control}"
-    title = f"{treated} against {control}"
+    name, title = f"{treated}-{control}", f"{treated} against {control}"
     first = found.primary.endpoint.convention
     shown = [c for c in found.secondary if c.endpoint.convention == first]
     forest([found.primary, *shown], out / f"forest-{name}.png", title=title)
     wanted = [PRIMARY, *(Endpoint(region=r) for r in REGIONS)]
     paired = {str(e): pair(arms[control], arms[treated], e) for e in wanted}
     paired_lines(paired, out / f"pairs-{name}.png", control=control, treated=treated, title=title)
-
-
-def _write_tables(
-    path: Path, found: Mapping[str, ArmComparison], overview: list[list[str]], words: str
-) -> None:
-    parts = [words.replace("\n", "\n\n"), markdown_table(overview)]
-    for name, own in found.items():
-        ranks = ", ".join(f"{arm} {rank:.2f}" for arm, rank in own.ranks.items())
-        parts += [
-            f"## {name}",
-            f"Mean rank, as BraTS ranks: {ranks}; p of the difference {own.rank_p:.2g}.",
-            markdown_table(_contrasts(own)),
-        ]
-    write_text(path, "\n\n".join(parts) + "\n")
-
-
-def _contrasts(found: ArmComparison) -> list[list[str]]:
-    return contrast_rows([found.primary, *found.secondary])

@@ -1,7 +1,7 @@
 """The training items of an arm: real cases and others in fixed shares.
 
-A slot is one place in one batch. Whether it goes to another case is decided by the slot's seed
-alone, so that two arms see the same real crops wherever both see real ones.
+A slot is one place in one batch. The slot's seed alone decides whether another case takes it, so
+that two arms see the same real crops wherever both see real ones.
 """
 
 from __future__ import annotations
@@ -9,10 +9,9 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
-from torch import Tensor
 
 from segmentation.comparison.leakage import Cohorts
 from segmentation.config import Config
@@ -22,7 +21,6 @@ from synth.base.seeding import mix
 from synth.data.cache import ArrayCache
 from synth.training.data_order import Items, place
 
-Arm = Literal["base", "synthetic", "duplicated", "augmented"]
 ARMS: dict[str, str] = {
     "base": "real cases alone",
     "synthetic": "a share of the slots goes to generated cases",
@@ -56,7 +54,7 @@ class Mixed:
         return int(turn * len(self.other)) if taken else None
 
 
-def items_of(
+def arm_items(
     arm: str, cohorts: Cohorts, config: Config, *, share: float, cache: ArrayCache
 ) -> Mixed:
     """Return an arm's training items."""
@@ -70,34 +68,30 @@ def items_of(
     real = SegmentationData(cohorts.train, config, cache=cache)
     if arm == "base":
         return Mixed(real, None, 0.0)
-    if arm == "synthetic":
-        return Mixed(real, SegmentationData(cohorts.made, config, cache=cache), share)
-    count = max(len(cohorts.made), 1)
-    again = [cohorts.train[k % len(cohorts.train)] for k in range(count)]
+    others = cohorts.made
+    if arm != "synthetic":
+        count = max(len(others), 1)
+        others = tuple(cohorts.train[k % len(cohorts.train)] for k in range(count))
     strong = replace(config, augment="full") if arm == "augmented" else config
-    return Mixed(real, SegmentationData(again, strong, cache=cache), share)
+    return Mixed(real, SegmentationData(others, strong, cache=cache), share)
 
 
-def witness(items: Mixed, *, seed: int, slots: int) -> dict[int, str]:
+def hash_real_slots(items: Mixed, *, seed: int, slots: int) -> dict[int, str]:
     """Return slot → hash of its tensors, for the first slots that are real."""
-    found = {}
-    for ordinal in range(slots):
-        index, own = place(ordinal, seed=seed, size=len(items))
+    hashes = {}
+    for slot in range(slots):
+        index, own = place(slot, seed=seed, size=len(items))
         if items.other_place(own) is None:
-            found[ordinal] = _hash(items.item(index, own))
-    return found
+            digest = hashlib.blake2b(digest_size=16)
+            for _, tensor in sorted(items.item(index, own).items()):
+                digest.update(tensor.numpy().tobytes())
+            hashes[slot] = digest.hexdigest()
+    return hashes
 
 
-def _hash(item: dict[str, Tensor]) -> str:
-    digest = hashlib.blake2b(digest_size=16)
-    for name in sorted(item):
-        digest.update(item[name].numpy().tobytes())
-    return digest.hexdigest()
-
-
-def require_same_real_slots(witnesses: Sequence[dict[int, str]]) -> None:
+def require_same_real_slots(hashes: Sequence[dict[int, str]]) -> None:
     """Assert that arms see the same real crops where both see real ones."""
-    first = witnesses[0]
-    for other in witnesses[1:]:
+    first = hashes[0]
+    for other in hashes[1:]:
         same = all(first[k] == other[k] for k in first.keys() & other.keys())
         assert same, "arms see different real crops"

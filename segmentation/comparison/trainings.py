@@ -1,16 +1,16 @@
 """The trainings of a comparison: arms × folds × seeds that differ in one thing.
 
-Each unit (fold, seed, arm) is a training of its own. Within a fold and seed all arms have the same
-initial weights, steps, schedule and real crops slot by slot; they differ in what stands in a share
-of the slots. The checkpoint is chosen on an inner part of the training folds; what is reported is
-the untouched fold. A killed study goes on where it was.
+Within a fold and seed all arms have the same initial weights, steps, schedule and real crops slot
+by slot; they differ in what fills a share of the slots. The checkpoint is chosen on an inner part
+of the training folds; the untouched fold is reported. A comparison that was killed goes on.
 """
 
 from __future__ import annotations
 
 import logging
+import textwrap
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -18,15 +18,25 @@ from typing import Any
 
 import torch
 
-from segmentation import finetune
-from segmentation.comparison.leakage import Cohorts, cohorts
-from segmentation.comparison.training_mix import ARMS, items_of, require_same_real_slots, witness
+from segmentation.comparison.leakage import Cohorts, split_cases
+from segmentation.comparison.training_mix import (
+    Mixed,
+    arm_items,
+    hash_real_slots,
+    require_same_real_slots,
+)
 from segmentation.config import Config
 from segmentation.data import SegmentationData
-from segmentation.inference.segment import Plan, load
-from segmentation.inference.write_segmentations import Writer, only_scans, segment_all
+from segmentation.finetune import start_network
+from segmentation.inference.segment import SegmentOptions, load_models
+from segmentation.inference.write_segmentations import (
+    CaseWriter,
+    drop_labels,
+    write_segmentations,
+)
 from segmentation.recipe import Recipe
 from synth.base.config import to_dict
+from synth.base.devices import pick
 from synth.base.errors import SynthError
 from synth.base.files import read_json, write_json
 from synth.base.seeding import mix
@@ -42,12 +52,11 @@ from synth.training.loop import train
 log = logging.getLogger(__name__)
 
 BASE = "base"
-WITNESSED = 32  # slots of each arm whose real crops are compared before anything is trained
-MAY_DIFFER = ("device",)
+CHECKED_SLOTS = 32  # of each arm: their real crops are compared before anything is trained
 
 
 @dataclass(frozen=True, kw_only=True)
-class Unit:
+class Training:
     """One training and its scores."""
 
     fold: int
@@ -57,14 +66,9 @@ class Unit:
     def __str__(self) -> str:
         return f"fold {self.fold}, seed {self.seed}, {self.arm}"
 
-    @property
-    def folder(self) -> str:
-        """Return where it lies below the study."""
-        return f"fold{self.fold}/seed{self.seed}/{self.arm}"
-
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Study:
+class Comparison:
     """What is compared, on what, and how it is trained."""
 
     out: Path
@@ -81,7 +85,7 @@ class Study:
     inner_share: float = 0.2
     """Share of the training patients that choose the checkpoint."""
     conventions: tuple[Convention, ...] = ("2023", "2025")
-    plan: Plan = field(default_factory=Plan)
+    options: SegmentOptions = field(default_factory=SegmentOptions)
     device: str = "auto"
 
     def __post_init__(self) -> None:
@@ -99,21 +103,26 @@ class Study:
 
     @cached_property
     def cohorts(self) -> dict[int, Cohorts]:
-        """Return who does what in each fold."""
+        """What each case is for, in each fold."""
         folds = self.folds or tuple(self.split.folds)
-        return {f: cohorts(self.split, f, inner_share=self.inner_share) for f in folds}
+        return {f: split_cases(self.split, f, inner_share=self.inner_share) for f in folds}
 
     @cached_property
-    def units(self) -> list[Unit]:
-        """Return all trainings, the arms of a fold and seed after one another."""
+    def trainings(self) -> list[Training]:
+        """All trainings, the arms of a fold and seed after one another."""
         return [
-            Unit(fold=f, seed=s, arm=a) for f in self.cohorts for s in self.seeds for a in self.arms
-        ]
+            Training(fold=fold, seed=seed, arm=arm)
+            for fold in self.cohorts for seed in self.seeds for arm in self.arms
+        ]  # fmt: skip
 
     @property
     def cache(self) -> ArrayCache:
-        """Return where prepared cases are kept, for all units."""
+        """Where prepared cases are kept, for all trainings."""
         return ArrayCache(self.out / "cache")
+
+    def items(self, arm: str, fold: int) -> Mixed:
+        """Return the training items of an arm in a fold."""
+        return arm_items(arm, self.cohorts[fold], self.config, share=self.share, cache=self.cache)
 
     def settings(self) -> dict[str, Any]:
         """Return what the result depends on, as JSON values."""
@@ -123,19 +132,27 @@ class Study:
             "preset": self.preset, "config": to_dict(self.config), "loop": to_dict(self.loop),
             "arms": list(self.arms), "share": self.share, "folds": list(self.cohorts),
             "seeds": list(self.seeds), "inner_share": self.inner_share,
-            "conventions": list(self.conventions), "plan": to_dict(self.plan),
+            "conventions": list(self.conventions), "plan": to_dict(self.options),
             "data": data_hash([*used, *made]),
         }  # fmt: skip
 
-    def scores(self, unit: Unit) -> Path:
-        """Return the table of a unit: its presence means done."""
-        return self.out / unit.folder / "scores.csv"
+    def folder(self, training: Training) -> Path:
+        """Return where a training lies."""
+        return self.out / f"fold{training.fold}/seed{training.seed}/{training.arm}"
+
+    def scores(self, training: Training) -> Path:
+        """Return the table of a training: where it is, the training is done."""
+        return self.folder(training) / "scores.csv"
+
+    def missing(self) -> list[Training]:
+        """Return the trainings that are not done."""
+        return [t for t in self.trainings if not self.scores(t).exists()]
 
 
-def begin(study: Study) -> None:
+def begin_comparison(comparison: Comparison) -> None:
     """Refuse what would not be a comparison, and write down what is compared."""
-    for fold, own in study.cohorts.items():
-        if "synthetic" in study.arms and not own.made:
+    for fold, own in comparison.cohorts.items():
+        if "synthetic" in comparison.arms and not own.made:
             raise SynthError(
                 f"fold {fold}: no generated case may train ({own.unused} are not for it)",
                 hint="append some with `synth sample --append-to`, from label maps and a generator "
@@ -145,124 +162,112 @@ def begin(study: Study) -> None:
             "fold %d: %d real cases train, %d choose, %d are tested; %d generated, %d not used",
             fold, len(own.train), len(own.inner), len(own.tested), len(own.made), own.unused,
         )  # fmt: skip
-    _require_unseen(study)
-    path = study.out / "study.json"
-    settings = study.settings()
+    _require_unseen(comparison)
+    path, settings = comparison.out / "study.json", comparison.settings()
     if path.exists():
-        _require_same(read_json(path), settings, study.out)
-    for own in study.cohorts.values():
-        arms = [
-            items_of(arm, own, study.config, share=study.share, cache=study.cache)
-            for arm in study.arms
-        ]
-        seed = study.seeds[0]
-        require_same_real_slots([witness(a, seed=seed, slots=WITNESSED) for a in arms])
+        _require_same_settings(read_json(path), settings, comparison.out)
+    for fold in comparison.cohorts:
+        arms = [comparison.items(arm, fold) for arm in comparison.arms]
+        seed = comparison.seeds[0]
+        require_same_real_slots([hash_real_slots(a, seed=seed, slots=CHECKED_SLOTS) for a in arms])
     write_json(path, settings)
 
 
-def _require_unseen(study: Study) -> None:
-    """Refuse to begin all arms from weights that have seen who is tested."""
-    start = study.config.init_from
+def run_trainings(comparison: Comparison, trainings: Sequence[Training]) -> bool:
+    """Train and score, or go on with it; return False where a training was stopped."""
+    # Numbered among all, so that a comparison that goes on gives a training the same number.
+    left = [(f"[{k}/{len(trainings)}] {t}", t) for k, t in enumerate(trainings, start=1)
+            if not comparison.scores(t).exists()]  # fmt: skip
+    began = time.monotonic()
+    for done, (label, training) in enumerate(left, start=1):
+        if not _train_arm(comparison, training, label):
+            log.warning("%s was stopped; the same command goes on", training)
+            return False
+        rows = _score_fold(comparison, training)
+        first = [r for r in rows if r.region == "mean" and r.convention == rows[0].convention]
+        ahead = (time.monotonic() - began) / done * (len(left) - done)
+        dice = mean_of(row.values["dice"] for row in first)
+        log.info("%s: Dice %.3f; %d min left", label, dice, ahead / 60)
+    return True
+
+
+def read_arms(comparison: Comparison) -> dict[str, list[RegionScore]]:
+    """Return arm → scores of all its trainings, which must be done."""
+    if missing := comparison.missing():
+        raise SynthError(
+            f"{len(missing)} of {len(comparison.trainings)} trainings are not done, first: "
+            f"{missing[0]}",
+            hint="the same command goes on; without --shard it does all that is left",
+        )
+    rows: dict[str, list[RegionScore]] = {arm: [] for arm in comparison.arms}
+    for training in comparison.trainings:
+        rows[training.arm] += read_scores(comparison.scores(training))
+    return rows
+
+
+def _train_arm(comparison: Comparison, training: Training, label: str) -> bool:
+    """Train a network; return False where it was asked to stop."""
+    own, config = comparison.cohorts[training.fold], comparison.config
+    items = comparison.items(training.arm, training.fold)
+    inner = SegmentationData(own.inner, config, cache=comparison.cache, fixed=True)
+    used = [*own.train, *(own.made if training.arm == "synthetic" else ())]
+    describe = {
+        "family": "segmentation", "preset": comparison.preset, "config": config,
+        "data_hash": data_hash(used), "patients": patient_marks([*own.train, *own.inner]),
+        "unit": str(training),
+    }  # fmt: skip
+    torch.manual_seed(mix(training.seed, "initial weights"))
+    recipe = Recipe(config, start_network(config))
+    summary = train(
+        recipe, items, comparison.folder(training) / "run",
+        replace(comparison.loop, seed=training.seed), describe=describe, validation=inner,
+        device=comparison.device, label=label,
+    )  # fmt: skip
+    return not summary["stopped"]
+
+
+def _score_fold(comparison: Comparison, training: Training) -> list[RegionScore]:
+    """Segment the tested cases with the trained network, and write and return the scores."""
+    folder, tested = comparison.folder(training), comparison.cohorts[training.fold].tested
+    models = load_models([folder / "run"], device=str(pick(comparison.device)))
+    writer = CaseWriter(out=folder / "segmented", models=models, options=comparison.options)
+    if failed := write_segmentations(writer, drop_labels(tested, writer.out)):
+        raise SynthError(
+            f"{training}: {failed} tested cases could not be segmented",
+            hint="correct them: see above",
+        )
+    rows = [
+        replace(row, fold=training.fold, seed=training.seed)
+        for case in tested
+        for row in judge(case, writer.target(case), comparison.conventions)
+    ]
+    write_scores(comparison.scores(training), rows)
+    return rows
+
+
+def _require_unseen(comparison: Comparison) -> None:
+    """Refuse to start all arms from weights that have seen a tested patient."""
+    start = comparison.config.init_from
     if not start:
         return
     marks = read_metadata(start).get("patients")
     if marks is None:
         log.warning("%s does not say whom it was trained on: see to it that none is tested", start)
         return
-    if tested := find_folds(study.split, marks) & study.cohorts.keys():
+    if tested := find_folds(comparison.split, marks) & comparison.cohorts.keys():
         raise SynthError(
             f"{start} was trained on patients of fold {min(tested)}, which is tested: a leak",
             hint="begin from weights that have seen none of them, or test other folds (--folds)",
         )
 
 
-def run(study: Study, units: Sequence[Unit]) -> bool:
-    """Train and score units, or go on with them; return False where a training was stopped."""
-    # Numbered among all, so that a study that goes on says the same of a training as before.
-    left = [(f"[{k}/{len(units)}] {u}", u) for k, u in enumerate(units, start=1)
-            if not study.scores(u).exists()]  # fmt: skip
-    began = time.monotonic()
-    for done, (label, unit) in enumerate(left, start=1):
-        dice = _run(study, unit, label)
-        if dice is None:
-            log.warning("%s was stopped; the same command goes on", unit)
-            return False
-        ahead = (time.monotonic() - began) / done * (len(left) - done)
-        log.info("%s: Dice %.3f; %d min left", label, dice, ahead / 60)
-    return True
-
-
-def rows_of(study: Study) -> dict[str, list[RegionScore]]:
-    """Return arm → scores of all units, which must be done."""
-    missing = [u for u in study.units if not study.scores(u).exists()]
-    if missing:
-        raise SynthError(
-            f"{len(missing)} of {len(study.units)} trainings are not done, first: {missing[0]}",
-            hint="the same command goes on; without --shard it does all that is left",
-        )
-    found: dict[str, list[RegionScore]] = {arm: [] for arm in study.arms}
-    for unit in study.units:
-        found[unit.arm] += read_scores(study.scores(unit))
-    return found
-
-
-def _run(study: Study, unit: Unit, label: str) -> float | None:
-    """Train and score a unit; return its mean Dice, or None where it was asked to stop."""
-    own, folder = study.cohorts[unit.fold], study.out / unit.folder
-    items = items_of(unit.arm, own, study.config, share=study.share, cache=study.cache)
-    inner = SegmentationData(own.inner, study.config, cache=study.cache, fixed=True)
-    used = [*own.train, *(own.made if unit.arm == "synthetic" else ())]
-    describe = {
-        "family": "segmentation", "preset": study.preset, "config": study.config,
-        "data_hash": data_hash(used), "patients": patient_marks([*own.train, *own.inner]),
-        "unit": str(unit),
-    }  # fmt: skip
-    torch.manual_seed(mix(unit.seed, "initial weights"))
-    recipe = Recipe(study.config, finetune.begin(study.config))
-    summary = train(
-        recipe, items, folder / "run", replace(study.loop, seed=unit.seed), describe=describe,
-        validation=inner, device=study.device,
-        label=label,
-    )  # fmt: skip
-    if summary["stopped"]:
-        return None
-    from synth.base.devices import pick
-
-    models = load([folder / "run"], device=str(pick(study.device)))
-    writer = Writer(out=folder / "segmented", models=models, plan=study.plan)
-    scans = only_scans(own.tested, writer.out)
-    if failed := segment_all(writer, scans):
-        raise SynthError(
-            f"{unit}: {failed} tested cases could not be segmented", hint="mend them: see above"
-        )
-    found = [
-        replace(row, fold=unit.fold, seed=unit.seed)
-        for case in own.tested
-        for row in judge(case, writer.target(case), study.conventions)
-    ]
-    write_scores(study.scores(unit), found)
-    return mean_of(_primary(found))
-
-
-def _primary(rows: Sequence[RegionScore]) -> Iterator[float]:
-    first = rows[0].convention
-    return (r.values["dice"] for r in rows if r.region == "mean" and r.convention == first)
-
-
-def _require_same(then: dict[str, Any], now: dict[str, Any], out: Path) -> None:
+def _require_same_settings(before: dict[str, Any], now: dict[str, Any], out: Path) -> None:
     for key, value in now.items():
-        if then.get(key) != value:
+        if before.get(key) != value:
+            old, new = (
+                textwrap.shorten(str(v), 120, placeholder="…") for v in (before.get(key), value)
+            )
             raise SynthError(
-                f"{out} was begun with other {key}: {_short(then.get(key))}, not {_short(value)}",
+                f"{out} was begun with other {key}: {old}, not {new}",
                 hint="repeat that command, or choose another --out",
             )
-
-
-def _short(value: Any) -> str:
-    text = str(value)
-    return text if len(text) < 120 else text[:117] + "…"
-
-
-def described(arms: Sequence[str]) -> list[str]:
-    """Return a line an arm: what it is."""
-    return [f"{arm}: {ARMS[arm]}" for arm in arms]

@@ -10,7 +10,7 @@ from synth.base.errors import SynthError
 from synth.data.labels import REGIONS
 
 
-def weights_of(words: Sequence[str | float], models: int) -> np.ndarray:  # (models, 3)
+def weight_table(words: Sequence[str | float], models: int) -> np.ndarray:  # (models, 3)
     """Return the weight of every model in WT, TC, ET.
 
     Words are one number a model, or three a model (all of the first model come first); none means
@@ -35,14 +35,12 @@ def weights_of(words: Sequence[str | float], models: int) -> np.ndarray:  # (mod
     return table
 
 
-def ensemble(probabilities: Iterable[np.ndarray], weights: np.ndarray) -> np.ndarray:
+def weighted_mean(probabilities: Iterable[np.ndarray], weights: np.ndarray) -> np.ndarray:
     """Return the weighted mean of (3, X, Y, Z) probabilities, added up one after another.
 
     Sums are in float64, so that equal members give their own values back, bit for bit.
     """
-    total: np.ndarray | None = None
+    total: np.ndarray | float = 0.0
     for member, weight in zip(probabilities, weights.astype(np.float64), strict=True):
-        part = member * weight.reshape(-1, 1, 1, 1)
-        total = part if total is None else np.add(total, part, out=total)
-    assert total is not None, "an ensemble has a member"
-    return (total / weights.sum(0).reshape(-1, 1, 1, 1)).astype(np.float32)
+        total = total + member * weight.reshape(-1, 1, 1, 1)
+    return np.asarray(total / weights.sum(0).reshape(-1, 1, 1, 1), np.float32)

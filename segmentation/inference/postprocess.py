@@ -1,9 +1,8 @@
 """From probabilities to labels: thresholds, component filters, nesting.
 
-Every rule is one field of `Postprocessing`, and does nothing by default but cut at 0.5. Regions are
-settled from the inside out (ET, TC, WT): each outer region takes in the inner ones before its own
-components are judged, and a component that holds inner tumour is kept, whatever its size, so
-that ET ⊂ TC ⊂ WT always holds. All functions are pure.
+By default only the threshold of 0.5 applies. Regions are found from the inside out (ET, TC, WT):
+each outer region includes the inner ones, and a component that holds inner tumour is kept, whatever
+its size, so that ET ⊂ TC ⊂ WT always holds.
 """
 
 from __future__ import annotations
@@ -60,17 +59,16 @@ class Postprocessing:
         return cls(small_et_ml=small_et_ml, **full)
 
 
-def settle(
+def apply_rules(
     probabilities: np.ndarray, rules: Postprocessing, voxel_ml: float
 ) -> np.ndarray:  # (3, X, Y, Z) bool
     """Return the regions WT, TC, ET of (3, X, Y, Z) probabilities."""
-    settled = np.zeros(probabilities.shape, bool)
-    inner = np.zeros(probabilities.shape[1:], bool)
-    merged = inner  # ET too small to be one: it goes on as a candidate for the core
+    regions = np.zeros(probabilities.shape, bool)
+    inner = small_et = np.zeros(probabilities.shape[1:], bool)
     for channel in reversed(range(len(REGIONS))):  # ET, TC, WT
         above = probabilities[channel] > rules.thresholds[channel]
-        inner = filtered(
-            above | inner | merged,
+        inner = filter_components(
+            above | inner | small_et,
             probabilities[channel],
             voxel_ml=voxel_ml,
             min_ml=rules.min_ml[channel],
@@ -78,22 +76,22 @@ def settle(
             most=rules.most[channel],
             inner=inner,
         )
-        merged = np.zeros_like(inner)
+        small_et = np.zeros_like(inner)
         if REGIONS[channel] == "ET" and inner.sum() * voxel_ml < rules.small_et_ml:
-            inner, merged = merged, inner
-        settled[channel] = inner
-    return settled
+            inner, small_et = small_et, inner  # it may still become core
+        regions[channel] = inner
+    return regions
 
 
-def filtered(
+def filter_components(
     region: np.ndarray,
     probability: np.ndarray,
     *,
     voxel_ml: float,
-    min_ml: float = 0.0,
-    min_probability: float = 0.0,
-    most: int = 0,
-    inner: np.ndarray | None = None,
+    min_ml: float,
+    min_probability: float,
+    most: int,
+    inner: np.ndarray,
 ) -> np.ndarray:
     """Return the connected components of a region that are large and probable enough.
 
@@ -106,8 +104,7 @@ def filtered(
     sizes = np.bincount(parts.ravel(), minlength=count + 1)[1:]
     sums = np.bincount(parts.ravel(), probability.ravel(), minlength=count + 1)[1:]
     needed = np.zeros(count, bool)
-    if inner is not None:
-        needed[np.setdiff1d(parts[inner], 0) - 1] = True
+    needed[np.setdiff1d(parts[inner], 0) - 1] = True
     # Products of floats: 60 voxels of 0.001 ml are not below 0.06 ml.
     large = sizes * voxel_ml >= min_ml * (1 - 1e-9)
     kept = needed | (large & (sums >= min_probability * sizes * (1 - 1e-6)))

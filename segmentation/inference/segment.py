@@ -1,7 +1,7 @@
 """Segments a scan with one network or several.
 
-    models = load(["runs/a", "runs/b"])
-    found = segment(scans, models=models, plan=Plan(weights=(1, 2), tta=True))
+    models = load_models(["runs/a", "runs/b"])
+    found = segment(scans, models=models, options=SegmentOptions(weights=(1, 2), tta=True))
     found.labels.save("BraTS-GLI-00001-000-seg.nii.gz")
 
 Each network works in its own frame, at its own spacing. What is carried back to the scan's grid and
@@ -14,16 +14,15 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from segmentation.config import Config
-from segmentation.data import prepared
-from segmentation.inference.ensemble import ensemble, weights_of
-from segmentation.inference.postprocess import Postprocessing, settle
+from segmentation.config import Config, require_segmentation
+from segmentation.data import prepare_scans
+from segmentation.inference.ensemble import weight_table, weighted_mean
+from segmentation.inference.postprocess import Postprocessing, apply_rules
 from segmentation.predict import probabilities
 from synth.base.errors import SynthError
 from synth.checkpoints import checkpoint
@@ -35,7 +34,7 @@ from synth.data.volume import Volume
 
 
 @dataclass(frozen=True, kw_only=True)
-class Plan:
+class SegmentOptions:
     """How scans are segmented."""
 
     weights: tuple[float, ...] = ()
@@ -61,33 +60,27 @@ class Segmented:
     """(3, X, Y, Z) bool: WT, TC, ET."""
     probabilities: Volume
     """(3, X, Y, Z) float32, before any threshold."""
-    facts: Mapping[str, Any]
-    """ml of each region, seconds."""
+    ml: Mapping[str, float]
+    """Volume of each region."""
+    seconds: float
 
 
-def load(paths: Sequence[str | Path], device: str = "cpu") -> list[Checkpoint]:
+def load_models(paths: Sequence[str | Path], device: str = "cpu") -> list[Checkpoint]:
     """Load segmentation models, laid out for speed."""
     if not paths:
         raise SynthError("no model", hint="name one checkpoint or several")
-    models = []
-    for path in paths:
-        loaded = checkpoint.load(path, device=device)
-        if loaded.family != "segmentation":
-            raise SynthError(
-                f"{path} is a {loaded.family} checkpoint",
-                hint="scans are segmented by those of segmentation",
-            )
-        for parameter in loaded.model.parameters():
+    models = [checkpoint.load(path, device=device) for path in paths]
+    for path, model in zip(paths, models, strict=True):
+        require_segmentation(path, model.family)
+        for parameter in model.model.parameters():
             if parameter.ndim == 5:
                 parameter.data = parameter.data.to(memory_format=torch.channels_last_3d)
-        models.append(loaded)
     return models
 
 
-def scans_of(case: Case) -> dict[str, Volume]:
+def load_scans(case: Case) -> dict[str, Volume]:
     """Read the four contrasts of a case, or say at once which are missing."""
-    missing = [m for m in MODALITIES if m not in case.files]
-    if missing:
+    if missing := [m for m in MODALITIES if m not in case.files]:
         raise SynthError(
             f"{case.id}: no {', '.join(missing)} file",
             hint=f"segmentation needs all of {', '.join(MODALITIES)}",
@@ -99,45 +92,44 @@ def segment(
     scans: Mapping[str, Volume],
     *,
     models: Sequence[Checkpoint],
-    plan: Plan | None = None,
+    options: SegmentOptions | None = None,
     scheme: str = "brats2023",
 ) -> Segmented:
     """Segment one examination.
 
     Args:
         scans: t1n, t1c, t2w and t2f, on one grid.
-        models: as `load` gives them; they may differ in network, patch and spacing.
-        plan: weights, mirror images, thresholds and filters.
+        models: as `load_models` gives them; they may differ in network, patch and spacing.
+        options: weights, mirror images, thresholds and filters.
         scheme: how the labels are numbered.
     """
     started = time.monotonic()
-    plan = plan or Plan()
+    options = options or SegmentOptions()
     grid = scans[MODALITIES[0]]
-    weights = weights_of(plan.weights, len(models))
-    asked = [n for n in range(len(models)) if weights[n].any()]
+    weights = weight_table(options.weights, len(models))
+    used = np.flatnonzero(weights.any(axis=1))
+    members = [models[index] for index in used]
     # What a network sees follows from its spacing alone, so that folds share it.
-    spacings = {models[n].config.spacing_mm: models[n].config for n in asked}
-    seen = {s: prepared([scans[m] for m in MODALITIES], c) for s, c in spacings.items()}
-    answers = (predicted(*seen[models[n].config.spacing_mm], models[n], plan) for n in asked)
-    found = ensemble(answers, weights[asked])
-    regions = settle(found, plan.rules, grid.voxel_ml)
+    configs = {model.config.spacing_mm: model.config for model in members}
+    seen = {s: prepare_scans([scans[m] for m in MODALITIES], c) for s, c in configs.items()}
+    answers = (predict(*seen[model.config.spacing_mm], model, options) for model in members)
+    found = weighted_mean(answers, weights[used])
+    regions = apply_rules(found, options.rules, grid.voxel_ml)
     volumes = regions.sum(axis=(1, 2, 3)) * grid.voxel_ml
     return Segmented(
         labels=grid.with_data(to_scheme(from_regions(regions), scheme)),
         regions=regions,
         probabilities=grid.with_data(found),
-        facts={
-            "ml": {r: round(float(v), 3) for r, v in zip(REGIONS, volumes, strict=True)},
-            "seconds": round(time.monotonic() - started, 2),
-        },
+        ml={r: round(float(v), 3) for r, v in zip(REGIONS, volumes, strict=True)},
+        seconds=round(time.monotonic() - started, 2),
     )
 
 
-def predicted(image: Tensor, frame: Frame, model: Checkpoint, plan: Plan) -> np.ndarray:
+def predict(image: Tensor, frame: Frame, model: Checkpoint, options: SegmentOptions) -> np.ndarray:
     """Return what one model says of a prepared image, on the scan's grid: (3, X, Y, Z) float32."""
     config: Config = model.config
     try:
-        found = probabilities(model.model, image, config, tta=plan.tta, overlap=plan.overlap)
+        found = probabilities(model.model, image, config, tta=options.tta, overlap=options.overlap)
     except (RuntimeError, MemoryError) as error:  # torch has its own and several others
         if not isinstance(error, MemoryError) and "memory" not in str(error):
             raise

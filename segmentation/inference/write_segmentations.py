@@ -1,14 +1,14 @@
 """Segments many cases and writes labels, pictures and records.
 
 OUT/<id>-seg.nii.gz, OUT/pictures/<id>.png, OUT/records/<id>.json and, if asked for,
-OUT/probabilities/<id>-{wt,tc,et}.nii.gz. The labels come last: their presence means done, and a run
-killed at any instant goes on.
+OUT/probabilities/<id>-{wt,tc,et}.nii.gz. The labels are written last: where they are, the case is
+done.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -16,8 +16,8 @@ from typing import Any
 
 import numpy as np
 
-from segmentation.inference.ensemble import weights_of
-from segmentation.inference.segment import Plan, Segmented, scans_of, segment
+from segmentation.inference.ensemble import weight_table
+from segmentation.inference.segment import SegmentOptions, load_scans, segment
 from synth.base.config import to_dict
 from synth.base.errors import SynthError
 from synth.base.files import file_hash, write_json
@@ -26,33 +26,33 @@ from synth.checkpoints.checkpoint import Checkpoint
 from synth.data.case import MODALITIES, Case, require_unique, split_name
 from synth.data.labels import REGIONS, from_regions
 from synth.data.prepare import brain_mask
-from synth.data.volume import Volume
 from synth.jobs.cases import Output, run_cases
 from synth.pictures.montage import draw_tumour
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Writer:
+class CaseWriter:
     """Segments any case and writes what was found."""
 
     out: Path
     models: Sequence[Checkpoint]
-    plan: Plan
+    options: SegmentOptions
     probabilities: bool = False
     """Whether these are written, too."""
     force: bool = False
     """Make finished cases again."""
 
     @cached_property
-    def _settings(self) -> dict[str, Any]:
-        hashes = [file_hash(model.path) for model in self.models]
-        weights = weights_of(self.plan.weights, len(self.models)).tolist()
-        plan = {**to_dict(self.plan), "weights": weights}
-        return {"models": hashes, **plan, "probabilities": self.probabilities}
+    def _hashes(self) -> list[str]:
+        return [file_hash(model.path) for model in self.models]
 
     def settings(self, case: Case) -> dict[str, Any]:
         """Return what the answer depends on besides the scans."""
-        return {**self._settings, "scheme": case.scheme}
+        weights = weight_table(self.options.weights, len(self.models)).tolist()
+        return {
+            "models": self._hashes, **to_dict(self.options), "weights": weights,
+            "probabilities": self.probabilities, "scheme": case.scheme,
+        }  # fmt: skip
 
     def target(self, case: Case) -> Path:
         """Return where the labels of a case go."""
@@ -69,33 +69,39 @@ class Writer:
         return [Output(path=path, record=record, settings=self.settings(case),
                        inputs=lambda: _sources(case))]  # fmt: skip
 
-    def work(self, case: Case) -> str:
+    def write(self, case: Case) -> str:
         """Segment a case and write its files; return what to say of it."""
         require_unique([case])
-        scans = scans_of(case)
-        found = segment(scans, models=self.models, plan=self.plan, scheme=case.scheme)
+        scans = load_scans(case)
+        found = segment(scans, models=self.models, options=self.options, scheme=case.scheme)
         if self.probabilities:
             for name, channel in zip(REGIONS, found.probabilities.data, strict=True):
                 path = self.out / "probabilities" / f"{case.id}-{name.lower()}.nii.gz"
                 found.probabilities.with_data(channel).save(path)
-        picture(self.out / "pictures" / f"{case.id}.png", scans, found, title=case.id)
-        names = {"model_paths": [str(model.path) for model in self.models]}
-        record = manifest("segment", self.settings(case), _sources(case), **names, **found.facts)
+        whole = scans[MODALITIES[0]].with_data(np.concatenate([s.data for s in scans.values()]))
+        draw_tumour(
+            scans, from_regions(found.regions), brain_mask(whole),
+            self.out / "pictures" / f"{case.id}.png", title=case.id, outline=True,
+        )  # fmt: skip
+        record = manifest(
+            "segment", self.settings(case), _sources(case), ml=found.ml, seconds=found.seconds,
+            model_paths=[str(model.path) for model in self.models],
+        )  # fmt: skip
         write_json(self.out / "records" / f"{case.id}.json", record)
         found.labels.save(self.target(case))
-        sizes = ", ".join(f"{region} {ml:g} ml" for region, ml in found.facts["ml"].items())
-        return f"{sizes}, {found.facts['seconds']} s"
+        sizes = ", ".join(f"{region} {ml:g} ml" for region, ml in found.ml.items())
+        return f"{sizes}, {found.seconds} s"
 
 
-def segment_all(writer: Writer, cases: Sequence[Case]) -> int:
+def write_segmentations(writer: CaseWriter, cases: Sequence[Case]) -> int:
     """Segment every case that is not done; return how many failed."""
-    return run_cases(cases, writer.work, writer.outputs, force=writer.force)
+    return run_cases(cases, writer.write, writer.outputs, force=writer.force)
 
 
-def only_scans(cases: Sequence[Case], out: Path) -> list[Case]:
-    """Return the cases without their segmentations, which may be what we wrote ourselves.
+def drop_labels(cases: Sequence[Case], out: Path) -> list[Case]:
+    """Return the cases without their segmentations, which we may have written ourselves.
 
-    What has no scan and lies in `out` is no case: an earlier answer.
+    A case without a scan that lies in `out` is an earlier answer, and left out.
     """
     kept = []
     for case in cases:
@@ -106,14 +112,6 @@ def only_scans(cases: Sequence[Case], out: Path) -> list[Case]:
         if files or not ours:
             kept.append(dataclasses.replace(case, files=files, duplicates=twice))
     return kept
-
-
-def picture(path: Path, scans: Mapping[str, Volume], found: Segmented, *, title: str) -> Path:
-    """Show the scans of a case with outlines of its labels."""
-    head = brain_mask(next(iter(scans.values())).with_data(np.concatenate(
-        [scan.data for scan in scans.values()]
-    )))  # fmt: skip
-    return draw_tumour(scans, from_regions(found.regions), head, path, title=title, outline=True)
 
 
 def _sources(case: Case) -> list[Path]:

@@ -72,7 +72,7 @@ def segresnet(config: Config) -> nn.Module:
 
 
 def unetr(config: Config) -> nn.Module:
-    """Published: width 16. Its places are learned, so that it sees crops of one size only."""
+    """Published: width 16. It learns positions, so that it takes crops of one size only."""
     from monai.networks.nets import UNETR
 
     network = UNETR(
@@ -101,56 +101,31 @@ BUILDERS: dict[str, Callable[[Config], nn.Module]] = {
 }
 
 
-def _nested(depth: int, last: str) -> dict[str, str]:
-    """Parts of MONAI's recursive U-Nets, where each level sits inside the one above."""
-    inside = [r"model\." + r"1\.submodule\." * level for level in range(depth + 1)]
-    table = {last: "heads", inside[depth]: "bottleneck"}
-    for level in reversed(range(depth)):
-        table[inside[level] + r"0\."] = f"enc{level}"
-        table[inside[level] + r"[12]\."] = f"dec{depth - 1 - level}"
-    return table
-
-
-_TRANSFORMER_HEADS = {r"out\.": "heads"}
 PARTS: dict[str, dict[str, str]] = {
-    "unet": _nested(STRIDES, r"model\.2\.1\."),
-    "attention_unet": _nested(STRIDES, r"model\.2\."),
+    "unet": {
+        "heads": r"model\.2\.1\.",
+        "bottleneck": r"model\.(1\.submodule\.){4}",
+        "decoder": r"model\.(1\.submodule\.)*[12]\.(?!submodule)",
+    },
+    "attention_unet": {
+        "heads": r"model\.2\.",
+        "bottleneck": r"model\.(1\.submodule\.){4}",
+        "decoder": r"model\.(1\.submodule\.)*[12]\.(?!submodule)",
+    },
     "dynunet": {
-        r"input_block\.": "enc0",
-        **{rf"downsamples\.{i}\.": f"enc{i + 1}" for i in range(STRIDES - 1)},
-        r"bottleneck\.": "bottleneck",
-        **{rf"upsamples\.{i}\.": f"dec{i}" for i in range(STRIDES)},
-        r"(output_block|deep_supervision_heads)\.": "heads",
+        "heads": "output_block|deep_supervision_heads", "bottleneck": "bottleneck",
+        "decoder": "upsamples",
     },
-    "segresnet": {
-        r"convInit\.": "enc0",
-        **{rf"down_layers\.{i}\.": f"enc{i}" for i in range(3)},
-        r"down_layers\.3\.": "bottleneck",
-        **{rf"up_(layers|samples)\.{i}\.": f"dec{i}" for i in range(3)},
-        r"conv_final\.": "heads",
-    },
-    # The transformer's blocks go with the decoder level that their answer reaches.
+    "segresnet": {"heads": "conv_final", "bottleneck": r"down_layers\.3\.", "decoder": "up_"},
     "unetr": {
-        r"encoder1\.": "enc0",
-        r"(encoder2|vit\.patch_embedding|vit\.blocks\.[0-3])\.": "enc1",
-        r"(encoder3|vit\.blocks\.[456])\.": "enc2",
-        r"(encoder4|vit\.blocks\.[789])\.": "enc3",
-        r"vit\.": "bottleneck",
-        **{rf"decoder{5 - i}\.": f"dec{i}" for i in range(4)},
-        **_TRANSFORMER_HEADS,
+        "heads": r"out\.", "bottleneck": r"vit\.(?!patch_embedding|blocks\.\d\.)",
+        "decoder": "decoder",
     },
     "swin_unetr": {
-        r"encoder1\.": "enc0",
-        r"(encoder2|swinViT\.patch_embed)\.": "enc1",
-        r"(encoder3|swinViT\.layers1)\.": "enc2",
-        r"(encoder4|swinViT\.layers2)\.": "enc3",
-        r"swinViT\.layers3\.": "enc4",
-        r"(encoder10|swinViT\.layers4)\.": "bottleneck",
-        **{rf"decoder{5 - i}\.": f"dec{i}" for i in range(5)},
-        **_TRANSFORMER_HEADS,
+        "heads": r"out\.", "bottleneck": r"encoder10\.|swinViT\.layers4\.", "decoder": "decoder",
     },
-}
-"""Which part a parameter belongs to, by the beginning of its name; the first match counts."""
+}  # fmt: skip
+"""How the names of a part's parameters begin; the first match counts, the rest is the encoder."""
 
 
 class Peer(Segmenter):
@@ -190,12 +165,13 @@ class Peer(Segmenter):
         return found
 
     def part_of(self, name: str) -> str:
-        """Look the beginning of the name up."""
+        """Look up the beginning of the name; levels have no names of their own."""
         name = name.removeprefix("network.")
-        return next(part for begin, part in PARTS[self.kind].items() if re.match(begin, name))
+        found = (part for part, begin in PARTS[self.kind].items() if re.match(begin, name))
+        return next(found, "encoder")
 
     def check_size(self, x: Tensor) -> None:
-        """Refuse what a transformer with learned places cannot place, too."""
+        """Also refuse another size than UNETR was built for, since it learns positions."""
         super().check_size(x)
         if self.window not in (None, tuple(x.shape[2:])):
             raise SynthError(

@@ -25,9 +25,9 @@ class Segmenter(nn.Module):
         raise NotImplementedError
 
     def part_of(self, name: str) -> str:
-        """Return the part a parameter belongs to: enc0…, bottleneck, dec0…, or heads.
+        """Return the part a parameter belongs to: encoder, bottleneck, decoder or heads.
 
-        enc0 meets the input; the last dec is next to the output.
+        Levels may have names of their own: enc0 takes the input, the last dec gives the output.
         """
         raise NotImplementedError
 
@@ -38,7 +38,7 @@ class Segmenter(nn.Module):
         return found if self.training else found[0]
 
     def check_size(self, x: Tensor) -> None:
-        """Refuse an input that would not come back in its own size."""
+        """Refuse an input whose answer would have another size."""
         shape = tuple(x.shape[2:])
         if any(n % self.min_divisor for n in shape):
             raise SynthError(
@@ -47,17 +47,13 @@ class Segmenter(nn.Module):
             )
 
     def parts(self) -> dict[str, list[str]]:
-        """Return the names of the parameters of every part, coarse parts first.
+        """Return the names of the parameters of every part, and of every level that has a name.
 
-        encoder, bottleneck, decoder and heads hold everything once; so do enc0…, bottleneck, dec0…
-        and heads.
+        encoder, bottleneck, decoder and heads hold every parameter once.
         """
-        fine: dict[str, list[str]] = {}
+        found: dict[str, list[str]] = {p: [] for p in ("encoder", "bottleneck", "decoder", "heads")}
         for name, _ in self.named_parameters():
-            fine.setdefault(self.part_of(name), []).append(name)
-        coarse: dict[str, list[str]] = {
-            part: [] for part in ("encoder", "bottleneck", "decoder", "heads")
-        }
-        for part, names in fine.items():
-            coarse[COARSE.get(part[:3], part)] += names
-        return coarse | {part: fine[part] for part in sorted(fine) if part not in coarse}
+            part = self.part_of(name)
+            for word in {part, COARSE.get(part[:3], part)}:
+                found.setdefault(word, []).append(name)
+        return found

@@ -9,18 +9,20 @@ import hashlib
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
-from segmentation.data import prepared
-from segmentation.inference.postprocess import settle
-from segmentation.inference.segment import Plan, load, predicted, scans_of
-from segmentation.soup.averaging import Kind, Scores, Soup, Weights, greedy, uniform
+from segmentation.config import require_segmentation
+from segmentation.data import prepare_scans
+from segmentation.inference.postprocess import apply_rules
+from segmentation.inference.segment import SegmentOptions, load_models, load_scans, predict
+from segmentation.soup.averaging import Kind, Soup, Weights, average
 from synth.base.errors import SynthError
-from synth.base.files import file_hash
+from synth.base.files import file_hash, read_json, write_json
 from synth.checkpoints import checkpoint
 from synth.checkpoints.checkpoint import Checkpoint
 from synth.data.cache import ArrayCache, Arrays
@@ -34,74 +36,81 @@ ALIKE = ("network", "kernel", "width", "deep_supervision", "patch", "spacing_mm"
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Judge:
-    """Measures weights as the mean Dice of WT, TC and ET over cases, each on its own grid."""
+class CaseScores:
+    """Measures weights as the mean Dice of WT, TC and ET over cases, each on its own grid.
 
-    loaded: Checkpoint
+    Scores are kept in a JSON file by the content of the weights and of the data.
+    """
+
+    model: Checkpoint
     cases: Sequence[Case]
-    plan: Plan
-    cache: ArrayCache = field(default_factory=ArrayCache)
+    options: SegmentOptions
+    cache: ArrayCache
+    file: Path
     frames: dict[str, tuple[Frame, float]] = field(default_factory=dict)
     """Case → its frame, and ml a voxel."""
+    measured: list[str] = field(default_factory=list)
+    """Keys of the scores that were not in the file."""
 
     def __call__(self, weights: Weights) -> float:
-        """Return the mean Dice; an empty region that is found empty counts 1."""
-        self.loaded.model.load_state_dict(weights)
-        return float(np.mean([self.case_dice(case) for case in self.cases]))
+        """Return the mean Dice, measured at most once; an empty region found empty counts 1."""
+        known = read_json(self.file) if self.file.exists() else {}
+        if not isinstance(known, dict) or not all(isinstance(v, float) for v in known.values()):
+            raise SynthError(f"{self.file}: not a file of scores", hint="remove it or name another")
+        key = f"{content_hash(weights)}:{self.fingerprint}"
+        if key not in known:
+            self.model.model.load_state_dict(weights)
+            known[key] = float(np.mean([self.case_dice(case) for case in self.cases]))
+            self.measured.append(key)
+            write_json(self.file, known)
+        return known[key]
 
     def case_dice(self, case: Case) -> float:
         """Return the mean Dice of one case over the regions."""
         arrays = self.cache.get(case.id, case.scheme, lambda: self._prepare(case))
         frame, voxel_ml = self.frames[case.id]
         image = torch.from_numpy(np.array(arrays["image"]))  # a copy: files are read-only
-        found = settle(predicted(image, frame, self.loaded, self.plan), self.plan.rules, voxel_ml)
-        pairs = zip(found, arrays["truth"], strict=True)
+        answer = predict(image, frame, self.model, self.options)
+        pairs = zip(apply_rules(answer, self.options.rules, voxel_ml), arrays["truth"], strict=True)
         return float(np.mean([dice(mine, true, both_empty="perfect") for mine, true in pairs]))
 
     def _prepare(self, case: Case) -> Arrays:
-        scans, labels = scans_of(case), case.load("seg")
+        scans, labels = load_scans(case), case.load("seg")
         first = scans[MODALITIES[0]]
         first.require_same_grid(labels, (MODALITIES[0], "seg"))
-        image, frame = prepared([scans[m] for m in MODALITIES], self.loaded.config)
+        image, frame = prepare_scans([scans[m] for m in MODALITIES], self.model.config)
         self.frames[case.id] = frame, first.voxel_ml
         return {"image": image.numpy(), "truth": regions_of(labels.data[0], case.scheme)}
 
+    @cached_property
     def fingerprint(self) -> str:
-        """Return what a score depends on besides the weights: network, plan, and every file."""
-        config = [getattr(self.loaded.config, name) for name in ALIKE]
-        digest = hashlib.blake2b(repr((config, self.plan)).encode(), digest_size=8)
+        """Return what a score depends on besides the weights: network, options, and every file."""
+        settings = repr(([getattr(self.model.config, name) for name in ALIKE], self.options))
+        settings = settings.replace("SegmentOptions(", "Plan(")  # scores of earlier versions count
+        digest = hashlib.blake2b(settings.encode(), digest_size=8)
         for case in self.cases:
             hashes = [file_hash(case.path(role)) for role in (*MODALITIES, "seg")]
             digest.update(f"{case.id} {case.scheme} {' '.join(hashes)}\n".encode())
         return digest.hexdigest()
 
 
-def require_one_network(paths: Sequence[Path]) -> None:
-    """Refuse checkpoints whose weights have no common meaning; nothing is built."""
-    first = None
-    for path in paths:
-        facts = checkpoint.read_metadata(path)
-        if facts["family"] != "segmentation":
-            raise SynthError(
-                f"{path} is a {facts['family']} checkpoint", hint="soups are of segmentation"
-            )
-        config = facts["config"]
-        first = first or config
-        for name in ALIKE:
-            if config.get(name) != first.get(name):
-                raise SynthError(
-                    f"{path} has {name} = {config.get(name)}, {paths[0]} {first.get(name)}",
-                    hint="soups need one network; an ensemble (synth segment) may mix them",
-                )
+def content_hash(weights: Weights) -> str:
+    """Return a fingerprint of names, types, shapes and values."""
+    digest = hashlib.blake2b(digest_size=16)
+    for key in sorted(weights):
+        tensor = weights[key].detach().cpu().contiguous()
+        digest.update(f"{key} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
 
 
-def cook(
+def make_soup(
     paths: Sequence[Path],
     cases: Sequence[Case],
     out: Path,
     *,
     kind: Kind = "greedy",
-    plan: Plan | None = None,
+    options: SegmentOptions,
     device: str = "cpu",
     scores: Path | None = None,
 ) -> Soup:
@@ -112,42 +121,55 @@ def cook(
         cases: with four contrasts and a segmentation; not to be reported on afterwards.
         out: checkpoint folder to write.
         kind: uniform averages all; greedy takes in what helps.
-        plan: how cases are segmented while choosing.
+        options: how cases are segmented while choosing.
         device: where to.
         scores: JSON file that keeps scores between runs; default OUT/scores.json.
     """
-    require_one_network(paths)
+    facts = _require_one_network(paths)
     if not cases:
         raise SynthError("no case to choose on", hint="a fold with cases, or a folder of them")
     with tempfile.TemporaryDirectory() as folder:
-        judge = Judge(
-            loaded=load(paths[:1], device)[0],
-            cases=cases,
-            plan=plan or Plan(),
-            cache=ArrayCache(Path(folder)),
-        )
-        data = judge.fingerprint()
-        kept = Scores(judge, data, scores or out / "scores.json")
-        members = [(str(path), partial(_weights, path)) for path in paths]
-        soup = {"uniform": uniform, "greedy": greedy}[kind](members, kept)
+        score = CaseScores(
+            model=load_models(paths[:1], device)[0], cases=cases, options=options,
+            cache=ArrayCache(Path(folder)), file=scores or out / "scores.json",
+        )  # fmt: skip
+        soup = average(kind, {str(path): partial(_read_weights, path) for path in paths}, score)
     best = checkpoint.load(soup.best)
     best.model.load_state_dict(soup.weights)
-    rows = [vars(row) for row in soup.rows]
-    told = [m for p in paths if (m := checkpoint.read_metadata(p).get("patients")) is not None]
+    patients = [own["patients"] for own in facts if own.get("patients") is not None]
     checkpoint.save(
         out,
         model=best.model,
         family="segmentation",
         preset=best.preset,
         config=best.config,
-        patients=sorted({mark for marks in told for mark in marks}) if told else None,
+        patients=sorted(set().union(*patients)) if patients else None,
         metrics={"dice_on_selection": soup.score},
         source=f"{kind} soup of {', '.join(soup.kept)}" if soup.gain > 0 else soup.best,
-        soup={"kind": kind, "table": rows, "gain": soup.gain, "measured": kept.measured},
-        selected_on={"cases": [case.id for case in cases], "data": data},
-    )
+        soup={"kind": kind, "table": [vars(row) for row in soup.rows], "gain": soup.gain,
+              "measured": len(score.measured)},
+        selected_on={"cases": [case.id for case in cases], "data": score.fingerprint},
+    )  # fmt: skip
     return soup
 
 
-def _weights(path: Path) -> Weights:
+def _require_one_network(paths: Sequence[Path]) -> list[dict[str, Any]]:
+    """Return what checkpoints say of themselves; refuse weights that have no common meaning."""
+    if len(set(paths)) < len(paths) or not paths:
+        raise SynthError("a soup is made of different checkpoints", hint="name each of them once")
+    found = [checkpoint.read_metadata(path) for path in paths]
+    first = found[0]["config"]
+    for path, facts in zip(paths, found, strict=True):
+        require_segmentation(path, facts["family"])
+        for name in ALIKE:
+            if facts["config"].get(name) != first.get(name):
+                raise SynthError(
+                    f"{path} has {name} = {facts['config'].get(name)}, {paths[0]} "
+                    f"{first.get(name)}",
+                    hint="soups need one network; an ensemble (synth segment) may mix them",
+                )
+    return found
+
+
+def _read_weights(path: Path) -> Weights:
     return checkpoint.load(path).model.state_dict()

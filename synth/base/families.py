@@ -124,7 +124,7 @@ FAMILIES: dict[str, Family] = {
         convert=Lazy("segmentation.legacy:convert"),
         start_from=Lazy("segmentation.config:start_from"),
         fit_to_data=Lazy("segmentation.recipe:fit_to_data"),
-        prepare=Lazy("segmentation.data:prepared"),
+        prepare=Lazy("segmentation.data:prepare_scans"),
         predict=Lazy("segmentation.predict:probabilities"),
     ),
 }

@@ -52,8 +52,8 @@ def compare(
     loop = override(families.get("segmentation").training.load()[preset], settings)
 
     from segmentation.comparison.results import conclude
-    from segmentation.comparison.trainings import Study, begin, run
-    from segmentation.inference.segment import Plan
+    from segmentation.comparison.trainings import Comparison, begin_comparison, run_trainings
+    from segmentation.inference.segment import SegmentOptions
     from segmentation.recipe import fit_to_data
     from synth.base.devices import pick
     from synth.data.split import read_split
@@ -65,19 +65,18 @@ def compare(
     # One network for all folds: the size of a brain tells nothing about the labels of a tested one.
     real = [entry.case for entry in read.training if entry.source is None]
     config = fit_to_data(config, real, cache=out / "cache")
-    study = Study(
-        out=out, split=read, config=config, loop=loop, preset=preset, arms=arms,
-        share=share, folds=folds, seeds=seeds, inner_share=inner_share, plan=Plan(tta=tta),
+    comparison = Comparison(
+        out=out, split=read, config=config, loop=loop, preset=preset, arms=arms, share=share,
+        folds=folds, seeds=seeds, inner_share=inner_share, options=SegmentOptions(tta=tta),
         device=device,
     )  # fmt: skip
-    begin(study)
-    if not run(study, BatchOptions(shard=shard).share(study.units)):
-        return 130  # as a stopped training: nothing to mend, the same command goes on
-    left = sum(not study.scores(unit).exists() for unit in study.units)
-    if left:
-        print(f"{left} of {len(study.units)} trainings are left to other shards → {out}")
+    begin_comparison(comparison)
+    if not run_trainings(comparison, BatchOptions(shard=shard).share(comparison.trainings)):
+        return 130  # as a stopped training: the same command goes on
+    if left := len(comparison.missing()):
+        print(f"{left} of {len(comparison.trainings)} trainings are left to other shards → {out}")
         return 0
-    print(conclude(study))
+    print(conclude(comparison))
     print(f"→ {out}/table.md")
     return 0
 

@@ -54,21 +54,27 @@ def segment(
         scheme: label scheme to write; auto: from the case ids.
         force: segment finished cases again.
     """
-    from segmentation.inference.ensemble import weights_of
+    from segmentation.inference.ensemble import weight_table
     from segmentation.inference.postprocess import Postprocessing
     from synth.data.case import discover
 
     rules = Postprocessing.of_words(**vars(labels))
-    weights_of(weights, len(models))  # refuses a mistake before a model is read
+    weight_table(weights, len(models))  # refuses a mistake before a model is read
 
-    from segmentation.inference.segment import Plan, load
-    from segmentation.inference.write_segmentations import Writer, only_scans, segment_all
+    from segmentation.inference.segment import SegmentOptions, load_models
+    from segmentation.inference.write_segmentations import (
+        CaseWriter,
+        drop_labels,
+        write_segmentations,
+    )
     from synth.base.devices import pick
 
-    cases = batch.share(only_scans(discover(data, scheme=scheme), out))
-    plan = Plan(weights=tuple(map(float, weights)), tta=tta, overlap=overlap, rules=rules)
-    writer = Writer(
-        out=out, models=load(models, pick(device)), plan=plan, probabilities=probabilities,
-        force=batch.force,
+    cases = batch.share(drop_labels(discover(data, scheme=scheme), out))
+    options = SegmentOptions(
+        weights=tuple(map(float, weights)), tta=tta, overlap=overlap, rules=rules
+    )
+    writer = CaseWriter(
+        out=out, models=load_models(models, pick(device)), options=options,
+        probabilities=probabilities, force=batch.force,
     )  # fmt: skip
-    return 2 if segment_all(writer, cases) else 0
+    return 2 if write_segmentations(writer, cases) else 0

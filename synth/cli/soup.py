@@ -49,19 +49,21 @@ def soup(
         raise SynthError("--split and --fold go together", hint="the cases of that fold choose")
     if (out / WEIGHTS).exists() and not force:
         raise SynthError(f"{out} holds a checkpoint", hint="--force writes over it")
-    cases = _cases(data, split, fold, scheme)
+    cases = _read_cases(data, split, fold, scheme)
 
-    from segmentation.inference.segment import Plan
-    from segmentation.soup.selection import cook
+    from segmentation.inference.segment import SegmentOptions
+    from segmentation.soup.selection import make_soup
     from synth.base.devices import pick
 
-    plan = Plan(tta=tta, overlap=overlap)
-    made = cook(checkpoints, cases, out, kind=kind, plan=plan, device=pick(device), scores=scores)
+    made = make_soup(
+        checkpoints, cases, out, kind=kind, options=SegmentOptions(tta=tta, overlap=overlap),
+        device=pick(device), scores=scores,
+    )  # fmt: skip
     _print_summary(made, kind, len(cases), out)
     return 0
 
 
-def _cases(data: Path, split: Path | None, fold: int | None, scheme: str) -> list[Case]:
+def _read_cases(data: Path, split: Path | None, fold: int | None, scheme: str) -> list[Case]:
     from synth.data.case import discover, require_unique
     from synth.data.split import read_split
 
