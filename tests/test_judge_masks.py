@@ -273,8 +273,8 @@ def test_empty_and_broken_maps_are_named_and_the_others_go_on(folders: Path, tmp
     [
         (["PRED", "EMPTY"], "no label maps"),
         (["PRED", "NOWHERE"], "no such folder"),
-        (["PRED", "TRUTH", "--scheme", "brats2032"], "not known"),
-        (["PRED", "TRUTH", "--baselines", "none"], "for inpainting"),
+        (["PRED", "TRUTH", "--scheme", "brats2032"], "unknown label scheme"),
+        (["PRED", "TRUTH", "--baselines", "none"], "unknown argument --baselines"),
         (["PRED", "TRUTH", "--train", "EMPTY"], "no label maps"),
         (["ONE", "TRUTH"], "1 of 1 cases"),
         (["PRED", "FEW"], "3 of 3 cases"),

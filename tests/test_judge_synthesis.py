@@ -163,7 +163,7 @@ def test_bad_cases_are_one_line_each_and_the_rest_goes_on(
         (["--keep", "copied"], "is no rule"),
         (["--train", "TRUTH"], "unseen case and a training case"),
         (["--segmenter", "NOWHERE"], "no such checkpoint"),
-        (["--baselines", "none"], "not for synthesis"),
+        (["--baselines", "none"], "unknown argument --baselines"),
     ],
 )
 def test_mistakes_are_told_before_anything_is_read(
@@ -174,12 +174,6 @@ def test_mistakes_are_told_before_anything_is_read(
     assert main([*command, "-o", str(tmp_path / "out")]) == 2
     assert message in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
-
-
-def test_other_kinds_refuse_what_is_for_synthesis(data: Path, tmp_path: Path, capsys) -> None:
-    words = ["evaluate", "masks", str(data / "made"), str(data / "truth"), "--keep", "a>1"]
-    assert main([*words, "-o", str(tmp_path / "out")]) == 2
-    assert "are for synthesis" in capsys.readouterr().err
 
 
 def test_pictures_mix_real_and_made_rows(data: Path, tmp_path: Path, monkeypatch) -> None:

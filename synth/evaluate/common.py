@@ -159,6 +159,6 @@ def write_results(
     """
     parts = [f"{title}\n\n{markdown_table(rows)}\n" for title, rows in tables]
     write_text(out / "table.md", "\n".join(parts))
-    summary = {**summary, "tables": as_json_tables(tables)}
-    write_json(out / SUMMARY, summary)
-    return Evaluation(problems=tuple(summary["problems"]), summary=summary, table=shown)
+    complete: dict[str, Any] = {**summary, "tables": as_json_tables(tables)}
+    write_json(out / SUMMARY, complete)
+    return Evaluation(problems=tuple(complete["problems"]), summary=complete, table=shown)

@@ -170,7 +170,7 @@ def add_controls(viewer: Viewer, figure: Figure) -> Any:
     def step(count: float) -> None:
         slider.set_val(np.clip(viewer.index + 1 + count, 1, viewer.slices))
 
-    def press(key: str) -> None:
+    def press(key: str | None) -> None:
         if key in KEYS:
             viewer.turn(KEYS[key])
             slider.valmax = viewer.slices
