@@ -17,13 +17,14 @@ from synth.data.fill import BASELINES
 from synth.data.heads import ORIGIN_MM, template
 from synth.data.volume import Volume
 from wdm3d.config import PRESETS, SamplerOptions
-from wdm3d.generate import inpaint, with_grain
+from wdm3d.generate import inpaint
 from wdm3d.guided_data import GuidedData
 from wdm3d.guides import FILLS, guides_of
 from wdm3d.modes import mode_of
 from wdm3d.network import build
 from wdm3d.recipe import Recipe
 from wdm3d.scene import view
+from wdm3d.texture import add_grain, borrow_detail
 
 COARSE = replace(PRESETS["heads"], spacing_mm=4.0, crop=16, width=16, multipliers=(1, 1), holes=3)
 
@@ -160,9 +161,41 @@ def test_grain_is_as_strong_as_the_noise_around(brain: Volume) -> None:
     noisy = np.full(brain.shape, 500) + rng.normal(0, 20, brain.shape)
     image = brain.with_data(np.where(inside, 500, noisy).astype(np.float32))
     image.data[0, 0] = 0  # air
-    grained = with_grain(image, inside, torch.Generator().manual_seed(0)).data[0]
+    grained = add_grain(image, inside, torch.Generator().manual_seed(0)).data[0]
     assert grained[inside].std() == pytest.approx(20, rel=0.1)
     assert (grained[~inside] == image.data[0][~inside]).all()
+
+
+def test_detail_is_borrowed_as_strong_as_it_is_around_and_the_coarse_stays() -> None:
+    rng = np.random.default_rng(0)
+    truth = ndimage.gaussian_filter(rng.standard_normal((48, 48, 48)), 1) * 2
+    coarse = np.linspace(0, 0.5, 48)[:, None, None] + np.zeros((48, 48, 48))
+    inside = np.zeros(truth.shape, bool)
+    inside[14:34, 14:34, 14:34] = True
+    mean = np.where(inside, coarse, coarse + truth)
+    weak = np.where(inside, 0.8 * np.roll(truth, 20, axis=0) + 0.3, mean)
+    filled = borrow_detail(mean, weak, inside, 1.0)
+    assert (filled[~inside] == mean[~inside]).all()
+    core = ndimage.binary_erosion(inside, iterations=3)
+    fine = filled - ndimage.gaussian_filter(filled, 1.5)
+    original = weak - ndimage.gaussian_filter(weak, 1.5)
+    assert fine[core].std() == pytest.approx(original[~inside].std(), rel=0.15)
+    assert np.corrcoef(fine[core], original[core])[0, 1] > 0.9
+    offset = ndimage.gaussian_filter(filled - mean, 3)[core]
+    assert abs(offset.mean()) < 0.05, "the 0.3 of the other side is not taken over"
+    assert np.isfinite(borrow_detail(mean, mean, inside, 1.0)).all(), "nothing to borrow"
+
+
+def test_sharp_is_the_mean_with_more_detail(brain: Volume, hole: Volume) -> None:
+    mean, sharp = (
+        inpaint(brain, hole, model=untrained(), options=SamplerOptions(estimate=e)).image.data[0]
+        for e in ("mean", "sharp")
+    )
+    inside = hole.data[0]
+    assert (mean[~inside] == sharp[~inside]).all()
+    assert (mean[inside] != sharp[inside]).any()
+    with pytest.raises(SynthError, match="mirror image"):
+        SamplerOptions(estimate="sharp").suited_to(PRESETS["tiny"])
 
 
 def test_flips_are_for_the_mean_of_a_guided_model() -> None:

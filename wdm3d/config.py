@@ -158,9 +158,10 @@ Sampler = Literal["dpmpp_2m", "ddim", "ddpm"]
 class SamplerOptions:
     """How an estimate is made: one call or a draw, how many of them, and by which solver."""
 
-    estimate: Literal["mean", "sample"] | None = None
-    """mean: the posterior mean, one call from pure noise; sample: a draw by the sampler. None is
-    mean for a model that is shown what is known (context), sample for the others."""
+    estimate: Literal["mean", "sharp", "sample"] | None = None
+    """mean: the posterior mean, one call from pure noise; sharp: the mean with the fine detail of
+    the other hemisphere (guided); sample: a draw by the sampler. None is mean for a model that is
+    shown what is known (context, guided), sample for the others."""
     samples: int = 1
     """mean: calls that are averaged. sample: draws, whose spread is written; the first is kept."""
     steps: int = 20
@@ -183,7 +184,12 @@ class SamplerOptions:
         """Return the options with what the model decides."""
         guided = config.mode == "guided"
         estimate = self.estimate or ("mean" if guided or config.mode == "context" else "sample")
-        can_flip = guided and estimate == "mean"
+        if estimate == "sharp" and not guided:
+            raise SynthError(
+                "this model registers no mirror image to take detail from",
+                hint="--estimate sharp needs a guided model, such as weights/wdm3d",
+            )
+        can_flip = guided and estimate != "sample"
         if self.flips and not can_flip:
             raise SynthError("only the mean of a guided model is averaged over flips")
         flips = self.flips if self.flips is not None else AXES * can_flip

@@ -40,7 +40,7 @@ from synth.diffusion.sampling import (
     with_known,
 )
 from synth.diffusion.schedule import Denoiser, Schedule, alpha_sigma
-from synth.diffusion.wavelet import any_in_block, dwt3
+from synth.diffusion.wavelet import any_in_block
 from wdm3d.air import AIR, beyond, emptied, grounded
 from wdm3d.boxes import Box, add, box_around, crop, regions, tiles
 from wdm3d.config import Config, SamplerOptions
@@ -48,6 +48,7 @@ from wdm3d.guides import guides_of
 from wdm3d.modes import Batch, Mode, mode_of
 from wdm3d.recipe import schedule_of
 from wdm3d.scene import BACKGROUND, Scene, brain_frame, contrast, view
+from wdm3d.texture import add_grain, borrow_detail
 
 TILE_LIMIT = 2.0  # boxes beyond this many crop edges are painted in tiles
 
@@ -113,7 +114,7 @@ def inpaint(
     whole_head = extracted is not None and extracted.whole_head
     finished = _finished(image, prepared, painted, hole.data[0], whole_head)
     if painter.options.grain:
-        finished = with_grain(finished, hole.data[0], generator(seed, name, "grain"))
+        finished = add_grain(finished, hole.data[0], generator(seed, name, "grain"))
     return Inpainted(
         image=finished,
         spread=None if spread is None else _spread(prepared, spread, hole.data[0]),
@@ -207,7 +208,19 @@ class Painter:
             painted[:, part] = first[:, part]
             if spread is not None:
                 spread[:, part] = deviation[:, part]
+            if self.options.estimate == "sharp":
+                painted = self._sharpened(scene, painted, part)
         return painted, spread
+
+    def _sharpened(self, scene: Scene, painted: np.ndarray, region: np.ndarray) -> np.ndarray:
+        assert scene.guides is not None, "only a guided model is sharp"
+        mirror = 2 * scene.guides.mirror_fill(region) - 1
+        return np.stack(
+            [
+                borrow_detail(mean, np.where(region, fill, mean), region, self.config.spacing_mm)
+                for mean, fill in zip(painted, mirror, strict=True)
+            ]
+        )
 
     def box_of(self, region: np.ndarray) -> Box:
         """Return the box that a region is painted in."""
@@ -262,19 +275,19 @@ class Painter:
 
     def _drawn(self, arrays: Arrays, part: int) -> np.ndarray:  # (K, C, …)
         one: Batch = {k: torch.from_numpy(v)[None].to(self.device) for k, v in arrays.items()}
-        if self.options.estimate == "mean" and self.options.flips:
+        if self.options.flips:
             return self._flipped_mean(one, part)[None]
         found = []
         for k in range(self.options.samples):
             noise = generator(self.seed, self.name, self.regions, part, k)
             state = (
-                self._mean(one, noise)
-                if self.options.estimate == "mean"
-                else self._draw(one, noise)
+                self._draw(one, noise)
+                if self.options.estimate == "sample"
+                else self._mean(one, noise)
             )
             found.append(self.mode.image(state, one)[0].cpu().numpy())
         images = np.stack(found)
-        return images.mean(axis=0, keepdims=True) if self.options.estimate == "mean" else images
+        return images if self.options.estimate == "sample" else images.mean(axis=0, keepdims=True)
 
     def _flipped_mean(self, batch: Batch, part: int) -> np.ndarray:
         """Return the mean of the answers to all flips along the first axes, each shifted.
@@ -361,34 +374,6 @@ def _finished(
         elif air.any():
             channel[air] = harmonic(channel, air)[air]
     return image.with_data(result.astype(np.float32))
-
-
-def with_grain(image: Volume, hole: np.ndarray, source: torch.Generator) -> Volume:
-    """Add noise to the hole until its finest detail has as much of it as the tissue around.
-
-    Noise is what the differences of neighbours along all three axes are, of which smooth tissue
-    has next to none (Donoho 1995: the median of their size, over 0.6745).
-    """
-    inside, outside = _whole_blocks(hole), _whole_blocks(~hole & brain_mask(image))
-    channels = []
-    for channel in image.data:
-        even = channel[tuple(slice(0, n // 2 * 2) for n in channel.shape)]
-        finest = dwt3(torch.from_numpy(even[None, None]))[0, 7].abs().numpy()
-        sizes = [
-            float(np.median(finest[m])) / 0.6745 if m.any() else 0.0 for m in (inside, outside)
-        ]
-        missing = np.sqrt(max(sizes[1] ** 2 - sizes[0] ** 2, 0))
-        noise = torch.randn(channel.shape, generator=source).numpy()
-        air = channel == background_of(channel)
-        channels.append(channel + missing * noise * (hole & ~air))
-    return image.with_data(np.stack(channels).astype(np.float32))
-
-
-def _whole_blocks(mask: np.ndarray) -> np.ndarray:
-    """Return the 2×2×2 blocks that lie in a mask altogether."""
-    even = mask[tuple(slice(0, n // 2 * 2) for n in mask.shape)]
-    x, y, z = (n // 2 for n in even.shape)
-    return np.asarray(even.reshape(x, 2, y, 2, z, 2).all(axis=(1, 3, 5)))
 
 
 def _spread(prepared: Prepared, spread: np.ndarray, mask: np.ndarray) -> Volume:

@@ -64,7 +64,24 @@ class Guides:
         result["reflected"] = crop(self.mirror_known[None].astype(np.float32), box, 0)
         return result
 
+    def mirror_fill(self, region: np.ndarray) -> np.ndarray:
+        """Return known with the other hemisphere in a region of the hole, bent to its rim."""
+        box = _around(region, MARGIN_MM / self.spacing_mm)
+        filled = np.where(self.hole, np.float32(0), self.known)
+        for c, channel in enumerate(filled):
+            channel[box] = self._bent(c, region[box], box)["mirror"]
+        return filled
+
     def _fill_channel(self, channel: int, region: np.ndarray, box: Box) -> Mapping[str, np.ndarray]:
+        known = np.where(self.hole[box], np.float32(0), self.known[channel][box])
+        return {
+            **self._bent(channel, region, box),
+            "biharmonic": biharmonic(known, region, TOLERANCE),
+            "harmonic": harmonic(known, region),
+        }
+
+    def _bent(self, channel: int, region: np.ndarray, box: Box) -> dict[str, np.ndarray]:
+        """Return template and mirror image, bent to the rim."""
         hole = self.hole[box]
         known = np.where(hole, np.float32(0), self.known[channel][box])
         fitted = self._fitted_template(known, region, box)
@@ -74,8 +91,6 @@ class Guides:
         return {
             "template": to_rim(fitted, known, region, blind),
             "mirror": to_rim(reflected, known, region, blind),
-            "biharmonic": biharmonic(known, region, TOLERANCE),
-            "harmonic": harmonic(known, region),
         }
 
     def _fitted_template(self, known: np.ndarray, region: np.ndarray, box: Box) -> np.ndarray:

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 class DrawOptions:
     """The mean or a random result, and how it is drawn; None is left to the model."""
 
-    estimate: Literal["mean", "sample"] | None = None
-    """mean or sample."""
+    estimate: Literal["mean", "sharp", "sample"] | None = None
+    """mean, sharp or sample."""
     samples: int = 1
     """How many."""
     steps: int | None = None
@@ -84,8 +84,8 @@ def inpaint(
         contrasts: what to paint: t1n,t2f …, with a model for any contrast; default: the model's.
         tta: average the mean over all flips of the scan; default: yes, if the model can (guided).
         grain: add noise like that of the scan; leave it out when you measure.
-        estimate: mean: the mean of all plausible tissues, in one network call; sample: a random
-            one; default: sample with an option of the sampler, else the model decides.
+        estimate: mean: the mean of all plausible tissues; sharp: with the other side's fine detail,
+            for other programs and for the eye; sample: a random one; default: the model decides.
         samples: network calls to average (mean), or random results, whose spread is written.
         steps: network calls of a random result [20].
         force: paint finished cases again.
@@ -117,9 +117,9 @@ def _sampler_options(draws: DrawOptions) -> SamplerOptions:
     from wdm3d.config import SamplerOptions
 
     given = draws.solver()
-    if given and draws.estimate == "mean":
+    if given and draws.estimate in ("mean", "sharp"):
         raise SynthError(
-            f"--{next(iter(given))} has no meaning for the mean, which is one network call",
+            f"--{next(iter(given))} is for random results, not for --estimate {draws.estimate}",
             hint="--estimate sample draws in several steps; --samples averages several means",
         )
     estimate = "sample" if given else draws.estimate
