@@ -81,11 +81,11 @@ class Config:
     augment: bool = True
     """Flip, vary intensities and, but in guided mode, the bias field."""
     heads: int = 0
-    """Train on so many heads that are drawn, not on a cohort (guided mode)."""
+    """Train on so many heads that are drawn, not on a cohort."""
     exclude: tuple[str, ...] = ()
     """Anatomies not to draw heads from, e.g. colin27, to be judged on them."""
     holes: int = 12
-    """Holes that are placed in each brain (guided mode): they are made once and kept."""
+    """Holes that are placed in each brain (guided mode, drawn heads): they are made once and kept."""
 
     def __post_init__(self) -> None:
         if self.wavelet_levels not in (1, 2):

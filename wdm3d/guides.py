@@ -27,6 +27,7 @@ REACH_MM = 10.0  # how fast the say of known tissue falls with its distance from
 TOLERANCE = 1e-3  # of the biharmonic solver: the network sees no difference, and half the time
 LEAST_SEEN = 50  # voxels of tissue around a hole
 LEAST_DICE = 0.85  # of a brain with the template; heads of all kinds have 0.93 and more
+SOFT_MM = 2.0  # width of the passage from mirror image to template, where detail is borrowed
 TISSUE_LEVEL = 0.8  # registration sees the median of known tissue here
 
 
@@ -67,25 +68,31 @@ class Guides:
     def mirror_fill(self, region: np.ndarray) -> np.ndarray:
         """Return known with the other hemisphere in a region of the hole, bent to its rim."""
         box = _around(region, MARGIN_MM / self.spacing_mm)
+        soft = ndimage.gaussian_filter(
+            self.mirror_known.astype(np.float32), SOFT_MM / self.spacing_mm
+        )
+        share = np.clip(2 * soft - 1, 0, 1)  # 0 where it begins to be known: no seam is borrowed
         filled = np.where(self.hole, np.float32(0), self.known)
         for c, channel in enumerate(filled):
-            channel[box] = self._bent(c, region[box], box)["mirror"]
+            channel[box] = self._bent(c, region[box], box, share[box])["mirror"]
         return filled
 
     def _fill_channel(self, channel: int, region: np.ndarray, box: Box) -> Mapping[str, np.ndarray]:
         known = np.where(self.hole[box], np.float32(0), self.known[channel][box])
         return {
-            **self._bent(channel, region, box),
+            **self._bent(channel, region, box, self.mirror_known[box].astype(np.float32)),
             "biharmonic": biharmonic(known, region, TOLERANCE),
             "harmonic": harmonic(known, region),
         }
 
-    def _bent(self, channel: int, region: np.ndarray, box: Box) -> dict[str, np.ndarray]:
-        """Return template and mirror image, bent to the rim."""
+    def _bent(
+        self, channel: int, region: np.ndarray, box: Box, share: np.ndarray
+    ) -> dict[str, np.ndarray]:
+        """Return template and mirror image (template where it has no share), bent to the rim."""
         hole = self.hole[box]
         known = np.where(hole, np.float32(0), self.known[channel][box])
         fitted = self._fitted_template(known, region, box)
-        reflected = np.where(self.mirror_known[box], self.mirrored[channel][box], fitted)
+        reflected = share * self.mirrored[channel][box] + (1 - share) * fitted
         # Another hole beside this one says nothing of the rim.
         blind = ndimage.binary_dilation(hole & ~region, FACES)
         return {

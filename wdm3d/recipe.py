@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -154,7 +155,7 @@ def assemble(
     config: Config, training: Sequence[Case], held_out: Sequence[Case], *, cache: Path
 ) -> tuple[Recipe, Items, Items | None]:
     """Return (recipe, training items, validation items) for the loop."""
-    if config.mode == "guided":
+    if config.mode == "guided" or config.heads:
         return _guided(config, training, held_out, ArrayCache(cache))
     items = InpaintingData(training, config, cache=ArrayCache(cache))
     judged = _judged(held_out)
@@ -168,8 +169,9 @@ def _guided(
     if config.heads:
         known = DrawnHeads(config.heads, exclude=config.exclude)
         unseen = DrawnHeads(VALIDATION_HEADS, first=UNSEEN, exclude=config.exclude)
-        items = GuidedData(known, config, cache=cache)
-        validation = GuidedData(unseen, config, cache=cache, fixed=True)
+        guided = replace(config, mode="guided")  # other modes leave the guides unread
+        items = GuidedData(known, guided, cache=cache)
+        validation = GuidedData(unseen, guided, cache=cache, fixed=True)
         items.prepare()
         validation.prepare()
         return Recipe(config), items, validation
