@@ -134,9 +134,8 @@ def samplers(bench: Bench) -> None:
     """Print quality, texture and seconds of draws by calls."""
     print("\n| estimate | calls | PSNR dB | SSIM | detail energy, fine to coarse | s |")
     print("| --- | ---: | ---: | ---: | --- | ---: |")
-    kinds = [("mean", "dpmpp_2m", 1)] + [
-        ("sample", s, n) for s in ("dpmpp_2m", "ddpm") for n in CALLS
-    ]
+    kinds = [("mean", "dpmpp_2m", 1), ("sharp", "dpmpp_2m", 1)]
+    kinds += [("sample", s, n) for s in ("dpmpp_2m", "ddpm") for n in CALLS]
     for estimate, sampler, calls in kinds:
         options = SamplerOptions(estimate=estimate, sampler=sampler, steps=calls)  # ty: ignore[invalid-argument-type]
         began = time.monotonic()
@@ -145,7 +144,7 @@ def samplers(bench: Bench) -> None:
         score = bench.scores(lambda case, i=images: i[case.id]).mean(axis=0)
         energy = np.mean([detail(images[c.id], bench.known[c.id]) for c in bench.cases], axis=0)
         texts = " ".join(f"{e:.2f}" for e in energy)
-        name = "mean" if estimate == "mean" else sampler
+        name = sampler if estimate == "sample" else estimate
         print(f"| {name} | {calls} | {score[0]:.2f} | {score[1]:.3f} | {texts} | {seconds:.1f} |",
               flush=True)  # fmt: skip
 

@@ -85,7 +85,7 @@ class Config:
     exclude: tuple[str, ...] = ()
     """Anatomies not to draw heads from, e.g. colin27, to be judged on them."""
     holes: int = 12
-    """Holes that are placed in each brain (guided mode, drawn heads): they are made once and kept."""
+    """Holes in each drawn head or, in guided mode, each brain: they are made once and kept."""
 
     def __post_init__(self) -> None:
         if self.wavelet_levels not in (1, 2):
