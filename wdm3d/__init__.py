@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING
 from synth.base.public_names import export
 
 if TYPE_CHECKING:
+    from wdm3d.cases import Inpainter
     from wdm3d.config import SamplerOptions
     from wdm3d.generate import Inpainted, inpaint
-    from wdm3d.inpainter import Inpainter
 
 __all__ = ["Inpainted", "Inpainter", "SamplerOptions", "inpaint"]
 
@@ -27,7 +27,7 @@ __getattr__, __dir__ = export(
     {
         "Inpainted": "wdm3d.generate",
         "inpaint": "wdm3d.generate",
-        "Inpainter": "wdm3d.inpainter",
+        "Inpainter": "wdm3d.cases",
         "SamplerOptions": "wdm3d.config",
     },
 )

@@ -1,24 +1,32 @@
-"""The files of a case: the scans and the hole to read, the painted scans to write."""
+"""Inpainting of files: the scans and the hole of a case to read, the painted scans to write.
+
+`Inpainter` has the two methods of the BraTS Orchestrator, without its containers:
+
+    Inpainter().infer_single("A-t1n-voided.nii.gz", "A-mask.nii.gz", "A.nii.gz")
+    Inpainter(force_cpu=True).infer_batch("cases", "filled")  # A/A-t1n-voided, A/A-mask
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import torch
+
+from synth.base.devices import pick
 from synth.base.errors import SynthError
 from synth.base.files import file_hash, write_json
 from synth.base.manifest import manifest
-from synth.data.case import Case, guess_scheme, split_name
+from synth.checkpoints.checkpoint import Checkpoint
+from synth.data.case import Case, discover, guess_scheme, require_unique, split_name
 from synth.data.labels import region
 from synth.data.tumour_mask import dilated_tumour
 from synth.data.volume import Volume
 from synth.jobs.cases import Output, run_cases
 from synth.training.log import counted
-
-if TYPE_CHECKING:
-    from synth.checkpoints.checkpoint import Checkpoint
-    from wdm3d.config import SamplerOptions
+from wdm3d.config import SamplerOptions
+from wdm3d.generate import inpaint, load
 
 
 def case_of(
@@ -76,8 +84,6 @@ def paint_cases(
         arguments: what else to note in the records; `brain` is the brain mask of a single scan.
         force: paint finished cases again.
     """
-    from wdm3d.generate import inpaint
-
     settings = {"seed": seed, "weights": file_hash(loaded.path), **vars(options)}
 
     def path(case: Case, contrast: str, kind: str = "inference") -> Path:
@@ -110,6 +116,68 @@ def paint_cases(
         return f"{counts}{brain}, {facts['seconds']} s"
 
     return run_cases(cases, paint, outputs, force=force)
+
+
+class Inpainter:
+    """A loaded model that fills scans.
+
+    Args:
+        model: checkpoint folder of wdm3d.
+        cuda_devices: which GPU; the first where several are named. Without one, the CPU is used.
+        force_cpu: use the CPU in any case.
+        seed: seed of every draw, together with the case's id.
+        options: how to sample; default what suits the model.
+    """
+
+    def __init__(
+        self,
+        model: str | Path = "weights/wdm3d",
+        cuda_devices: str = "0",
+        force_cpu: bool = False,
+        *,
+        seed: int = 0,
+        options: SamplerOptions | None = None,
+    ) -> None:
+        on_gpu = torch.cuda.is_available() and not force_cpu
+        self.model = load(model, pick(f"cuda:{cuda_devices.split(',')[0]}" if on_gpu else "cpu"))
+        if len(self.model.config.modalities) != 1:
+            raise SynthError(
+                f"{model} paints several contrasts together", hint="use the inpaint verb"
+            )
+        self.seed, self.options = seed, options
+
+    def infer_single(self, t1n: str | Path, mask: str | Path, output_file: str | Path) -> Path:
+        """Fill one scan, voided or not, and write it; returns where."""
+        return self._fill(case_of(Path(t1n), mask=Path(mask)), Path(output_file))
+
+    def infer_batch(self, data_folder: str | Path, output_folder: str | Path) -> list[Path]:
+        """Fill A/A-t1n-voided.nii.gz for each A into output_folder/A.nii.gz; returns the files.
+
+        Finished cases are skipped. A bad case is logged, the others are done, and it raises at
+        the end.
+        """
+        cases = discover(Path(data_folder))
+        require_unique(cases)
+        targets = {case.id: Path(output_folder) / f"{case.id}.nii.gz" for case in cases}
+
+        def work(case: Case) -> str:
+            return str(self._fill(case, targets[case.id]))
+
+        failed = run_cases(cases, work, lambda case: [Output(path=targets[case.id])])
+        if failed:
+            raise SynthError(
+                f"{failed} of {len(cases)} cases could not be filled",
+                hint="the log says why; `synth check` examines the folder",
+            )
+        return list(targets.values())
+
+    def _fill(self, case: Case, target: Path) -> Path:
+        image = scans_of(case, self.model.config.modalities)
+        mask = hole_of(case, image)
+        result = inpaint(
+            image, mask, model=self.model, seed=self.seed, options=self.options, name=case.id
+        )
+        return result.image.save(target)
 
 
 def _scans(case: Case, contrasts: Sequence[str]) -> tuple[str, ...]:
