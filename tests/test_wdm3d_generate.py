@@ -343,7 +343,7 @@ def test_bad_input_is_one_line_with_a_hint(
         (["--mode", "contxt"], "did you mean context?"),
         (["--noise-schedule", "cosine"], "was trained with schedule linear, not cosine"),
         (["--steps-scheduler", "circle"], "never worked"),
-        (["--estimate", "mean", "--steps", "9"], "one network call"),
+        (["--estimate", "mean", "--steps", "9"], "for random results"),
         (["--samples", "0"], "at least 1"),
         (["--end", "x"], "a whole number, or end"),
         (["--shard", "3/3"], "write i/n"),
