@@ -44,7 +44,7 @@ from synth.diffusion.wavelet import any_in_block
 from wdm3d.air import AIR, beyond, emptied, grounded
 from wdm3d.boxes import Box, add, box_around, crop, regions, tiles
 from wdm3d.config import Config, SamplerOptions
-from wdm3d.guides import guides_of
+from wdm3d.guides import Guides, guides_of
 from wdm3d.modes import Batch, Mode, mode_of
 from wdm3d.recipe import schedule_of
 from wdm3d.scene import BACKGROUND, Scene, brain_frame, contrast, view
@@ -208,17 +208,23 @@ class Painter:
             painted[:, part] = first[:, part]
             if spread is not None:
                 spread[:, part] = deviation[:, part]
-            if self.options.estimate == "sharp":
-                painted = self._sharpened(scene, painted, part)
+            if scene.guides is not None and self.options.estimate != "sample":
+                painted = self._with_mirror(scene.guides, painted, part)
         return painted, spread
 
-    def _sharpened(self, scene: Scene, painted: np.ndarray, region: np.ndarray) -> np.ndarray:
-        assert scene.guides is not None, "only a guided model is sharp"
-        mirror = 2 * scene.guides.mirror_fill(region) - 1
+    def _with_mirror(self, guides: Guides, painted: np.ndarray, region: np.ndarray) -> np.ndarray:
+        """Return a mean with what the mirror image adds: structure, and fine detail if asked."""
+        mirror = 2 * guides.mirror_fill(region) - 1
+        change = guides.mirror_share(region) * (mirror - painted)
+        mean = painted + np.where(region, change, np.float32(0))
+        if self.options.estimate == "mean":
+            return mean
         return np.stack(
             [
-                borrow_detail(mean, np.where(region, fill, mean), region, self.config.spacing_mm)
-                for mean, fill in zip(painted, mirror, strict=True)
+                borrow_detail(
+                    smooth, np.where(region, fill, smooth), region, self.config.spacing_mm
+                )
+                for smooth, fill in zip(mean, mirror, strict=True)
             ]
         )
 

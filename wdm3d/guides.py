@@ -28,6 +28,8 @@ TOLERANCE = 1e-3  # of the biharmonic solver: the network sees no difference, an
 LEAST_SEEN = 50  # voxels of tissue around a hole
 LEAST_DICE = 0.85  # of a brain with the template; heads of all kinds have 0.93 and more
 SOFT_MM = 2.0  # width of the passage from mirror image to template, where detail is borrowed
+RING_MM = 15.0  # tissue around a hole that shows how alike the hemispheres are
+ALIKE = (0.5, 0.7)  # R² of the ring where the mirror image begins to count, and its share at R² = 1
 TISSUE_LEVEL = 0.8  # registration sees the median of known tissue here
 
 
@@ -67,15 +69,34 @@ class Guides:
 
     def mirror_fill(self, region: np.ndarray) -> np.ndarray:
         """Return known with the other hemisphere in a region of the hole, bent to its rim."""
-        box = _around(region, MARGIN_MM / self.spacing_mm)
-        soft = ndimage.gaussian_filter(
-            self.mirror_known.astype(np.float32), SOFT_MM / self.spacing_mm
-        )
-        share = np.clip(2 * soft - 1, 0, 1)  # 0 where it begins to be known: no seam is borrowed
+        box, share = _around(region, MARGIN_MM / self.spacing_mm), self._mirror_surely()
         filled = np.where(self.hole, np.float32(0), self.known)
         for c, channel in enumerate(filled):
             channel[box] = self._bent(c, region[box], box, share[box])["mirror"]
         return filled
+
+    def _mirror_surely(self) -> np.ndarray:  # (x, y, z)
+        """Return where the mirror image is known, 0 where that begins: no seam is borrowed."""
+        known = self.mirror_known.astype(np.float32)
+        return np.clip(2 * ndimage.gaussian_filter(known, SOFT_MM / self.spacing_mm) - 1, 0, 1)
+
+    def mirror_share(self, region: np.ndarray) -> np.ndarray:  # (C, x, y, z)
+        """Return how far the mirror image should replace a mean in a region of the hole.
+
+        It counts where the hemispheres are alike around the region: real ones seldom are.
+        """
+        box = _around(region, MARGIN_MM / self.spacing_mm)
+        distance = ndimage.distance_transform_edt(~region[box]) * self.spacing_mm
+        ring = ~self.hole[box] & self.mirror_known[box] & (distance < RING_MM)
+        ring &= self.known[(slice(None), *box)].any(axis=0)
+        if ring.sum() < LEAST_SEEN:
+            return np.zeros_like(self.known)
+        weight = np.exp(-distance[ring] / REACH_MM)
+        pairs = zip(self.known, self.mirrored, strict=True)
+        explained = [_explained(k[box][ring], m[box][ring], weight) for k, m in pairs]
+        low, top = ALIKE
+        shares = top * np.clip((np.array(explained, np.float32) - low) / (1 - low), 0, 1)
+        return shares.reshape(-1, 1, 1, 1) * self._mirror_surely()
 
     def _fill_channel(self, channel: int, region: np.ndarray, box: Box) -> Mapping[str, np.ndarray]:
         known = np.where(self.hole[box], np.float32(0), self.known[channel][box])
@@ -118,6 +139,15 @@ class Guides:
         normal = weighted.T @ weighted + ridge
         found = np.linalg.solve(normal, weighted.T @ (known[seen] * weight))
         return np.maximum(features @ found, 0).astype(np.float32)
+
+
+def _explained(truth: np.ndarray, guess: np.ndarray, weight: np.ndarray) -> float:
+    """Return the weighted R² of a guess that may be wrong by a constant."""
+    error = truth - guess
+    parts = [
+        np.average((v - np.average(v, weights=weight)) ** 2, weights=weight) for v in (error, truth)
+    ]
+    return float(1 - parts[0] / parts[1]) if parts[1] else 0.0
 
 
 def guides_of(image: np.ndarray, hole: np.ndarray, spacing_mm: float) -> Guides:
