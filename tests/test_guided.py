@@ -19,7 +19,7 @@ from synth.data.volume import Volume
 from wdm3d.config import PRESETS, SamplerOptions
 from wdm3d.generate import inpaint
 from wdm3d.guided_data import GuidedData
-from wdm3d.guides import FILLS, guides_of
+from wdm3d.guides import ALIKE, FILLS, Guides, guides_of
 from wdm3d.modes import mode_of
 from wdm3d.network import build
 from wdm3d.recipe import Recipe
@@ -196,6 +196,31 @@ def test_sharp_is_the_mean_with_more_detail(brain: Volume, hole: Volume) -> None
     assert (mean[inside] != sharp[inside]).any()
     with pytest.raises(SynthError, match="mirror image"):
         SamplerOptions(estimate="sharp").suited_to(PRESETS["tiny"])
+
+
+@pytest.mark.parametrize(
+    ("noise", "share"), [(0.0, ALIKE[1]), (0.5, ALIKE[1] / 2), (1.0, 0.0), (3.0, 0.0)]
+)
+def test_the_mirror_image_counts_as_far_as_it_explains_the_tissue(noise, share) -> None:
+    rng = np.random.default_rng(0)
+    tissue = 1 + 0.1 * rng.standard_normal((1, 40, 40, 40)).astype(np.float32)
+    hole = np.zeros((40, 40, 40), bool)
+    hole[15:22, 15:22, 15:22] = True
+    other = tissue + 0.3 + 0.1 * noise * rng.standard_normal(tissue.shape).astype(np.float32)
+    guides = Guides(
+        known=np.where(hole, np.float32(0), tissue),
+        hole=hole,
+        template=np.ones((4, 40, 40, 40), np.float32),
+        mirrored=other,
+        mirror_known=np.arange(40)[:, None, None] < 18 + np.zeros((40, 40, 40)),
+        spacing_mm=1.0,
+    )
+    found = guides.mirror_share(hole)[0]
+    # R² of truth + noise is 1 - noise² by definition; the share grows from R² = ALIKE[0].
+    explained = 1 - noise**2
+    assert share == pytest.approx(ALIKE[1] * max((explained - ALIKE[0]) / (1 - ALIKE[0]), 0))
+    assert found[5, 20, 20] == pytest.approx(share, abs=0.03)
+    assert (found[22:] == 0).all(), "where the other side is unknown it has no share"
 
 
 def test_flips_are_for_the_mean_of_a_guided_model() -> None:
