@@ -1,6 +1,7 @@
 """Inpainting on a left-out head: what each ingredient adds, what samplers cost, is spread honest?
 
     python -m benchmarks.heads CASES --model weights/wdm3d > table.md
+    python -m benchmarks.heads CASES --picture holes.png
 
 CASES holds t1n, mask and mask-healthy of brains whose holes are known. Every variant goes through
 `wdm3d.inpaint` with a network of its own; guides are computed once a case.
@@ -24,9 +25,12 @@ from synth.checkpoints.checkpoint import Checkpoint
 from synth.data.case import Case, discover
 from synth.data.fill import BASELINES
 from synth.diffusion.wavelet import dwt3
+from synth.evaluate.common import evenly
 from synth.evaluate.inpainting_case import KnownHole, fill_native, load_hole
 from synth.metrics.image import inpainting_metrics
 from synth.metrics.statistics import intervals
+from synth.pictures.montage import draw_montage
+from synth.pictures.slices import PLANES, cut_planes, find_frame, find_middle
 from wdm3d import generate
 from wdm3d.config import INPUT_SCALE, Config, SamplerOptions
 from wdm3d.guides import FILLS
@@ -185,14 +189,44 @@ def calibration(bench: Bench) -> None:
         print(f"| {percent} % | {100 * np.mean(values):.0f} % |")
 
 
+def picture(bench: Bench, path: Path) -> None:
+    """Draw three holes, from the best to the worst, in three planes."""
+    made = {
+        estimate: {c.id: r.image for c, r in bench.answers(SamplerOptions(estimate=estimate))}
+        for estimate in ("mean", "sharp")
+    }
+    psnr = bench.scores(lambda case: made["mean"][case.id].data[0])[:, 0]
+    ranked = [bench.cases[i] for i in np.argsort(-psnr)]
+    rows, labels = [], []
+    for case in (ranked[i] for i in evenly(len(ranked), 3)):
+        known = bench.known[case.id]
+        biharmonic = fill_native(BASELINES["biharmonic"], known)
+        shown = [
+            known.truth,
+            *(known.truth.with_data(a[None]) for a in (known.voided, biharmonic)),
+            *(images[case.id] for images in made.values()),
+        ]
+        middle = find_middle(known.hole)
+        for plane, *panels in zip(PLANES, *(cut_planes(v, middle) for v in shown), strict=True):
+            frame = find_frame(panels[0] > 0)
+            rows.append([panel[frame] for panel in panels])
+            labels.append(f"{case.id[-9:-4]} {plane}")
+    columns = ("truth", "hole", "biharmonic", "mean", "sharp")
+    draw_montage(rows, path, row_labels=labels, column_labels=columns, window=(0, 1.2))
+
+
 def main() -> None:
     """Print the tables that were asked for."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("cases", type=Path)
     parser.add_argument("--model", type=Path, default=Path("weights/wdm3d"))
     parser.add_argument("--only", choices=("ablation", "samplers", "calibration"))
+    parser.add_argument("--picture", type=Path, help="draw this in place of the tables")
     given = parser.parse_args()
     bench = Bench(discover(given.cases), generate.load(given.model))
+    if given.picture:
+        picture(bench, given.picture)
+        return
     for table in (ablation, samplers, calibration):
         if given.only in (None, table.__name__):
             table(bench)
