@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.wdm3d import table
+from benchmarks.networks import table
 from ddpm_lora.generate import Plan, load
 from ddpm_lora.provenance import Pedigree
 from ddpm_lora.write_samples import Maker, make
