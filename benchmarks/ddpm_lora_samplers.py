@@ -32,7 +32,7 @@ from synth.base.files import read_json, write_json
 from synth.data.case import Case, discover
 from synth.data.split import read_split
 from synth.evaluate.scans.features import Description, RandomConvolutions, Segmenter, describe
-from synth.evaluate.scans.reference import Jury
+from synth.evaluate.scans.reference import ScanReference
 from synth.evaluate.scans.scan_case import common_spacing_mm, load_scans
 from synth.training import log
 
@@ -45,7 +45,7 @@ HEAD = ["sampler", "calls", "KID [95 %]", "MMD² [95 %]", "Dice", "z", "signs", 
 class Judge:
     """Describes cases, and compares them with the real ones."""
 
-    jury: Jury
+    reference: ScanReference
     spacing_mm: float
     segmenter: Segmenter | None
 
@@ -53,7 +53,7 @@ class Judge:
     def of(cls, real: Sequence[Case], segmenter: Segmenter | None) -> Judge:
         spacing_mm = common_spacing_mm(real)
         return cls(
-            jury=Jury(described(real, spacing_mm, segmenter)),
+            reference=ScanReference(described(real, spacing_mm, segmenter)),
             spacing_mm=spacing_mm,
             segmenter=segmenter,
         )
@@ -61,7 +61,7 @@ class Judge:
     def numbers(self, folder: Path) -> dict[str, Any]:
         """Judge the scans in a folder of `synth sample`."""
         made = described(discover(folder), self.spacing_mm, self.segmenter)
-        return self.jury.numbers(self.jury.judge(made), made)
+        return self.reference.numbers(self.reference.judge(made), made)
 
 
 def described(
@@ -86,9 +86,9 @@ def row(sampler: str, calls: int, found: dict[str, Any], seconds: float) -> list
     return [sampler, str(calls), kid, mmd2, *shown, f"{seconds:.1f}"]
 
 
-def floor_row(jury: Jury) -> list[str]:
-    found = jury.numbers(jury.verdict, jury.real)
-    floors = [f"≤ {jury.floor[name]['high']:.3g}" for name in ("kid", "mmd2")]
+def floor_row(reference: ScanReference) -> list[str]:
+    found = reference.numbers(reference.verdict, reference.real)
+    floors = [f"≤ {reference.floor[name]['high']:.3g}" for name in ("kid", "mmd2")]
     shown = [cell(found["seg_dice"], "mean"), cell(found["z_intensity"], "median"),
              cell(found["signs"], "mean")]  # fmt: skip
     return ["unseen real", "–", *floors, *shown, "–"]
@@ -142,7 +142,7 @@ def main(words: Sequence[str] | None = None) -> None:
             numbers[folder.name] = found
             rows.append(row(sampler, calls, found, seconds_of(folder)))
             write_json(wish.out / "samplers.json", numbers)
-    rows.append(floor_row(judge.jury))
+    rows.append(floor_row(judge.reference))
     print(f"{len(label_maps)} label maps, {len(real)} real cases, guidance {wish.guidance:g}\n")
     print(table(rows))
 

@@ -32,7 +32,7 @@ from synth.checkpoints.checkpoint import Checkpoint
 from synth.data.case import Case
 from synth.data.split import read_split
 from synth.evaluate.mask_files import Mask, find_masks, on_spacing
-from synth.evaluate.mask_reference import Jury, Verdict, sets_table
+from synth.evaluate.mask_reference import MaskComparison, MaskReference, sets_table
 from synth.evaluate.masks import draw_page
 from synth.evaluate.tables import markdown_table, plain_table
 from synth.metrics.shape import regions_of
@@ -156,10 +156,12 @@ RIVALS: dict[str, Callable[[list[Mask], int, np.random.Generator], Iterator[Mask
 
 def compare(
     checkpoints: dict[str, Checkpoint], train: list[Mask], unseen: list[Mask], count: int
-) -> tuple[dict[str, list[Mask]], dict[str, Verdict], Jury, dict[str, dict[str, float]]]:
-    """Judge every generator; returns masks, verdicts, the jury, and the seconds of each."""
+) -> tuple[
+    dict[str, list[Mask]], dict[str, MaskComparison], MaskReference, dict[str, dict[str, float]]
+]:
+    """Judge every generator; returns masks, verdicts, the reference, and the seconds of each."""
     spacing_mm = train[0].spacing_mm[0]
-    jury = Jury(on_spacing(unseen, spacing_mm), train)
+    reference = MaskReference(on_spacing(unseen, spacing_mm), train)
     masks, facts = {}, {}
     for name, loaded in checkpoints.items():
         began = time.monotonic()
@@ -168,9 +170,9 @@ def compare(
         facts[name] = {"nested_before_mending": nested, "seconds_a_mask": seconds}
     for number, (name, make) in enumerate(RIVALS.items()):
         masks[name] = list(make(train, count, np.random.default_rng((0, number))))
-    verdicts = {name: jury.judge(own) for name, own in masks.items()}
-    verdicts["training masks"] = jury.judge(train, training=True)
-    return masks, verdicts, jury, facts
+    verdicts = {name: reference.judge(own) for name, own in masks.items()}
+    verdicts["training masks"] = reference.judge(train, training=True)
+    return masks, verdicts, reference, facts
 
 
 def cohorts(options: argparse.Namespace) -> tuple[list[Case], list[Case]]:
@@ -195,15 +197,15 @@ def main() -> None:
     named = dict(word.split("=", 1) for word in options.checkpoints)
     train, unseen = (lesions(cases) for cases in cohorts(options))
     loaded = {name: load(path) for name, path in named.items()}
-    masks, verdicts, jury, facts = compare(loaded, train, unseen, options.count)
-    table = sets_table(verdicts, jury)
+    masks, verdicts, reference, facts = compare(loaded, train, unseen, options.count)
+    table = sets_table(verdicts, reference)
     print(plain_table(table))
     for name, own in facts.items():
         print(f"{name}: " + ", ".join(f"{key} {value:.3g}" for key, value in own.items()))
     options.out.mkdir(parents=True, exist_ok=True)
     write_text(options.out / "table.md", markdown_table(table) + "\n")
     numbers = {name: v.numbers() | facts.get(name, {}) for name, v in verdicts.items()}
-    write_json(options.out / "table.json", {"real": jury.floor, **numbers})
+    write_json(options.out / "table.json", {"real": reference.floor, **numbers})
     print(draw_page(masks | {"unseen real": unseen}, options.out / "masks.png", most=8))
 
 

@@ -24,11 +24,11 @@ from synth.base.errors import SynthError
 from synth.cli import main
 from synth.data.volume import Volume
 from synth.evaluate.mask_files import Mask, common_spacing_mm, find_masks, load_mask, on_spacing
-from synth.evaluate.mask_reference import Jury
+from synth.evaluate.mask_reference import MaskReference
 from synth.evaluate.masks import evaluate_masks
 from synth.metrics import shape_sets
 from synth.metrics.distribution import mmd2, mmd2_interval
-from synth.metrics.shape import DESCRIBED, features, regions_of
+from synth.metrics.shape import DESCRIBED, features, matrix, regions_of
 from synth.pictures.rendering import BACK, SIDE, render_tumour
 from tests.conftest import ball
 from tests.test_shape_features import tumour
@@ -61,18 +61,18 @@ def unseen() -> list[Mask]:
 
 
 @pytest.fixture(scope="module")
-def jury(train, unseen) -> Jury:
-    return Jury(unseen, train)
+def reference(train, unseen) -> MaskReference:
+    return MaskReference(unseen, train)
 
 
 def test_value_is_the_unbiased_mmd2_and_its_interval_covers_it():
     a, b = rows(lumps(0, 14)), rows(lumps(50, 12))
-    standard = shape_sets.Standard.of(b)
-    x, y = standard(a), standard(b)
-    found = mmd2_interval(x, y, bandwidth=standard.bandwidth)
-    assert found.value == pytest.approx(mmd2(x, y, bandwidth=standard.bandwidth), rel=1e-12)
+    scale = shape_sets.feature_scale(b)
+    x, y = scale(matrix(a)), scale(matrix(b))
+    found = mmd2_interval(x, y, bandwidth=scale.bandwidth)
+    assert found.value == pytest.approx(mmd2(x, y, bandwidth=scale.bandwidth), rel=1e-12)
     assert found.low < found.value < found.high
-    assert standard.bandwidth == np.median(
+    assert scale.bandwidth == np.median(
         [np.linalg.norm(p - q) for i, p in enumerate(y) for q in y[:i]]
     )
 
@@ -81,14 +81,14 @@ def test_a_feature_that_does_not_exist_is_average_and_one_that_never_varies_has_
     real = rows(lumps(0, 8))
     for row in real:
         row["extent"] = 0.3
-    standard = shape_sets.Standard.of(real)
+    scale = shape_sets.feature_scale(real)
     names = list(DESCRIBED)
     odd = real[0] | {"rim_contact": math.nan, "extent": 0.3 + 3 * DESCRIBED["extent"]}
-    (row,) = standard([odd])
+    (row,) = scale(matrix([odd]))
     assert row[names.index("rim_contact")] == 0
     assert row[names.index("extent")] == pytest.approx(3, rel=1e-9)
     # Everything else is centred and scaled by the real masks' own mean and (biased) deviation.
-    table = standard(real)
+    table = scale(matrix(real))
     varied = table.std(axis=0) > 0.99
     assert varied.sum() >= 8
     np.testing.assert_allclose(table.mean(axis=0), 0, atol=1e-9)
@@ -96,17 +96,18 @@ def test_a_feature_that_does_not_exist_is_average_and_one_that_never_varies_has_
 
 def test_identical_sets_and_sets_of_one_process_cover_zero_and_spheres_are_far(train, unseen):
     own, other = ([features(m.regions, MM) for m in masks] for masks in (train, unseen))
-    standard = shape_sets.Standard.of(other)
+    scale = shape_sets.feature_scale(other)
 
     def apart(rows):
-        return mmd2_interval(standard(rows), standard(other), bandwidth=standard.bandwidth)
+        x, y = scale(matrix(rows)), scale(matrix(other))
+        return mmd2_interval(x, y, bandwidth=scale.bandwidth)
 
     for a in (own, other):
         found = apart(a)
         assert found.low <= 0 <= found.high
     balls = list(spheres(train, 24, np.random.default_rng(0)))
     far = apart([features(m.regions, MM) for m in balls])
-    floor = shape_sets.floor(other, standard, ("log_wt_ml",))
+    floor = shape_sets.floor(other, scale, ("log_wt_ml",))
     assert far.low > 0.3
     assert far.value > 5 * floor["mmd2"]["high"]
     assert abs(floor["mmd2"]["mean"]) < 0.02  # unbiased: halves of one set are 0 apart on average
@@ -121,23 +122,23 @@ def test_wasserstein_of_a_shift_is_the_shift():
     assert math.isnan(nothing.value)
 
 
-def test_nearest_is_what_comparing_everything_finds(jury, train, unseen):
-    codes = jury.codes(unseen[:6])
+def test_nearest_is_what_comparing_everything_finds(reference, train, unseen):
+    codes = reference.codes(unseen[:6])
     every = [
         [
             max(shape_sets.overlap(code, shape_sets._flipped(other, f)) for f in shape_sets.FLIPS)
-            for other in jury.train
+            for other in reference.train
         ]
         for code in codes
     ]
-    found = shape_sets.nearest(codes, jury.train)
-    np.testing.assert_array_equal(found.dice, np.max(every, axis=1))
+    found = shape_sets.nearest(codes, reference.train)
+    np.testing.assert_array_equal(found.closeness, np.max(every, axis=1))
     np.testing.assert_array_equal(found.index, np.argmax(every, axis=1))
     # Among themselves: leaving one out by hand.
-    among = shape_sets.nearest(jury.train[:5], np.delete(jury.train, np.s_[:5], axis=0))
-    whole = shape_sets.nearest(jury.train, jury.train, itself=True)
-    assert (whole.dice[:5] >= among.dice).all()
-    assert (whole.dice < 1).all()
+    among = shape_sets.nearest(reference.train[:5], np.delete(reference.train, np.s_[:5], axis=0))
+    whole = shape_sets.nearest(reference.train, reference.train, itself=True)
+    assert (whole.closeness[:5] >= among.closeness).all()
+    assert (whole.closeness < 1).all()
     assert (whole.index != np.arange(len(train))).all()
 
 
@@ -152,7 +153,9 @@ def test_overlap_of_balls_is_their_volume():
     assert shape_sets.overlap(small, large) == pytest.approx(expected, rel=0.06)
 
 
-def test_copies_are_flagged_mirrored_moved_or_on_other_voxels_and_new_masks_are_not(jury, train):
+def test_copies_are_flagged_mirrored_moved_or_on_other_voxels_and_new_masks_are_not(
+    reference, train
+):
     moved = np.pad(lumps(4, 1)[0][::-1, :, ::-1], ((7, 0), (1, 2), (0, 5)))
     finer = np.kron(lumps(9, 1)[0], np.ones((2, 2, 2), np.uint8))
     masks = [
@@ -160,25 +163,25 @@ def test_copies_are_flagged_mirrored_moved_or_on_other_voxels_and_new_masks_are_
         *on_spacing([as_mask(finer, "finer", MM / 2)], MM),
         *(as_mask(one, f"new {i}") for i, one in enumerate(lumps(300, 10))),
     ]
-    found = jury.judge(masks)
-    assert found.nearest.dice[0] == 1
+    found = reference.judge(masks)
+    assert found.nearest.closeness[0] == 1
     assert found.nearest.index[:2].tolist() == [4, 9]
     assert found.copied.tolist() == [True, True] + [False] * 10
     assert not found.authentic[:2].any()
     # Masks of the same process are as near to training as unseen real ones; copies are nearer.
-    assert jury.judge(masks[2:]).closer_p > 0.01
-    assert jury.judge([as_mask(lumps(i, 1)[0], f"{i}") for i in range(8)]).closer_p < 1e-4
+    assert reference.judge(masks[2:]).closer_p > 0.01
+    assert reference.judge([as_mask(lumps(i, 1)[0], f"{i}") for i in range(8)]).closer_p < 1e-4
 
 
-def test_training_masks_are_not_their_own_copies(jury, train):
-    found = jury.judge(train, training=True)
-    assert found.nearest is jury.among_train
+def test_training_masks_are_not_their_own_copies(reference, train):
+    found = reference.judge(train, training=True)
+    assert found.nearest is reference.rule.among
     assert found.copied is None
 
 
-def test_diversity_falls_when_all_are_the_same(jury, train):
-    assert shape_sets.diversity(jury.codes([train[0]] * 4)) == 1
-    codes = jury.codes(train[:8])
+def test_diversity_falls_when_all_are_the_same(reference, train):
+    assert shape_sets.diversity(reference.codes([train[0]] * 4)) == 1
+    codes = reference.codes(train[:8])
     pairs = [shape_sets.overlap(codes[i], codes[j]) for i in range(8) for j in range(i)]
     varied = shape_sets.diversity(codes)
     assert varied == pytest.approx(np.mean(pairs), rel=1e-12)
@@ -278,7 +281,7 @@ def test_empty_and_broken_maps_are_named_and_the_others_go_on(folders: Path, tmp
         (["PRED", "TRUTH", "--train", "EMPTY"], "no label maps"),
         (["ONE", "TRUTH"], "1 of 1 cases"),
         (["PRED", "FEW"], "3 of 3 cases"),
-        (["PRED", "SAME"], "most real masks are the same"),
+        (["PRED", "SAME"], "most real cases are the same"),
     ],
 )  # fmt: skip
 def test_bad_input_is_one_line(words, message, folders: Path, tmp_path: Path, capsys):

@@ -9,7 +9,7 @@ from scipy import ndimage
 
 from synth.base.errors import SynthError
 from synth.evaluate.scans.features import RandomConvolutions, pooled, standardised
-from synth.evaluate.scans.reference import Standard, frechet, pair_similarity
+from synth.evaluate.scans.reference import feature_scale, frechet, pair_similarity
 from synth.evaluate.scans.scan_case import Scans
 from synth.metrics.distribution import (
     frechet_distance,
@@ -86,7 +86,7 @@ def test_pooling_is_weighted_mean_and_deviation() -> None:
 
 def test_kid_is_the_double_sum_and_that_of_the_ground(features) -> None:
     x, y = features["other"], features["real"]
-    standard = Standard.of(y)
+    standard = feature_scale(y)
     a, b = standard(x), standard(y)
 
     def kernel(p: np.ndarray, q: np.ndarray) -> float:
@@ -108,7 +108,7 @@ def test_kid_is_the_double_sum_and_that_of_the_ground(features) -> None:
 
 
 def test_real_other_real_blurred_and_another_site_rank_so(scans, features) -> None:
-    real, standard = features["real"], Standard.of(features["real"])
+    real, standard = features["real"], feature_scale(features["real"])
     describe = RandomConvolutions()
     blurred = np.stack([
         describe(altered(s, lambda v: ndimage.gaussian_filter(v, (0, 1, 1, 1))))
@@ -128,7 +128,7 @@ def test_real_other_real_blurred_and_another_site_rank_so(scans, features) -> No
 
 
 def test_fid_compares_equally_many_or_says_why_not(features) -> None:
-    real, standard = features["real"], Standard.of(features["real"])
+    real, standard = features["real"], feature_scale(features["real"])
     found = frechet(features["B"], real, standard)
     assert found["cases"] == len(real) // 2
     assert found["value"] > 2 * found["real"]
@@ -155,6 +155,6 @@ def test_pair_similarity_is_ms_ssim_of_centred_brains() -> None:
 
 def test_too_few_or_equal_real_cases_are_refused(features) -> None:
     with pytest.raises(SynthError, match="3 real cases cannot tell"):
-        Standard.of(features["real"][:3])
+        feature_scale(features["real"][:3])
     with pytest.raises(SynthError, match="most real cases are the same"):
-        Standard.of(np.ones((6, 4)))
+        feature_scale(np.ones((6, 4)))

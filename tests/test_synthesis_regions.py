@@ -12,7 +12,7 @@ from synth.base.errors import SynthError
 from synth.data.case import MODALITIES, Case
 from synth.data.volume import Volume
 from synth.evaluate.scans.features import code_of
-from synth.evaluate.scans.reference import Memory
+from synth.evaluate.scans.reference import Copies
 from synth.evaluate.scans.scan_case import (
     ED,
     ET,
@@ -147,12 +147,12 @@ def test_blur_takes_from_the_finest_level_most(scans) -> None:
 
 
 @pytest.fixture(scope="module")
-def memory(scans, tmp_path_factory: pytest.TempPathFactory) -> Memory:
+def memory(scans, tmp_path_factory: pytest.TempPathFactory) -> Copies:
     unseen = loaded(tmp_path_factory.mktemp("unseen"), range(50, 58))
-    return Memory([code_of(s) for s in scans], [code_of(s) for s in unseen])
+    return Copies([code_of(s) for s in scans], [code_of(s) for s in unseen])
 
 
-def test_copies_are_caught_mirrored_regraded_or_noisy(scans, memory: Memory) -> None:
+def test_copies_are_caught_mirrored_regraded_or_noisy(scans, memory: Copies) -> None:
     rng = np.random.default_rng(0)
     one = scans[5]
     noisy = one.image + 0.05 * rng.standard_normal(one.image.shape)
@@ -165,19 +165,20 @@ def test_copies_are_caught_mirrored_regraded_or_noisy(scans, memory: Memory) -> 
     ]  # fmt: skip
     found = memory.nearest([code_of(s) for s in made])
     assert found.index.tolist() == [5] * 4
-    assert memory.copied(found).all()
-    assert found.distance[0] == pytest.approx(0, abs=1e-9)
+    assert memory.rule.copied(found).all()
+    assert found.closeness[0] == pytest.approx(1, abs=1e-9)
 
 
 def test_other_patients_and_the_mean_brain_are_no_copies(
-    memory: Memory, tmp_path: Path, scans
+    memory: Copies, tmp_path: Path, scans
 ) -> None:
     others = loaded(tmp_path, range(70, 86))
     found = memory.nearest([code_of(s) for s in others])
-    assert not memory.copied(found).any()
-    assert not memory.copied(memory.unseen).any()
-    assert (memory.among.index != np.arange(len(scans))).all()
-    assert memory.threshold < min(memory.unseen.distance.min(), memory.among.distance.min())
+    assert not memory.rule.copied(found).any()
+    assert not memory.rule.copied(memory.rule.unseen).any()
+    assert (memory.rule.among.index != np.arange(len(scans))).all()
+    patients = (memory.rule.unseen, memory.rule.among)
+    assert memory.rule.threshold > max(near.closeness.max() for near in patients)
 
 
 def test_distance_is_one_minus_the_correlation_of_what_is_not_common(scans, memory) -> None:
@@ -197,7 +198,7 @@ def test_what_cannot_be_judged_is_refused(scans, tmp_path: Path) -> None:
     with pytest.raises(SynthError, match="millimetres"):
         code_of(small)
     with pytest.raises(SynthError, match="2 training cases"):
-        Memory([code_of(s) for s in scans[:2]], [code_of(scans[3])])
+        Copies([code_of(s) for s in scans[:2]], [code_of(scans[3])])
     cohort(tmp_path / "truth", range(1, 3))
     with pytest.raises(SynthError, match="unseen case and a training case"):
         real_sets(tmp_path / "truth", tmp_path / "truth", None, "auto")

@@ -11,17 +11,18 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
-from scipy import stats
 
 from synth.evaluate.mask_files import Mask
 from synth.evaluate.tables import mean_sd, spread
 from synth.metrics import shape_sets
 from synth.metrics.distribution import Interval, mmd2_interval
-from synth.metrics.shape import DESCRIBED, features
-from synth.metrics.shape_sets import Nearest, Standard
+from synth.metrics.reference import CopyRule, Nearest
+from synth.metrics.shape import DESCRIBED, features, matrix
 
 CODE_MARGIN = 1.1
 """Of the grid that overlaps are counted on, over the largest real mask."""
+SURELY_A_COPY = 0.99
+"""A Dice that is a copy whatever the real masks say."""
 COMPARED = (*DESCRIBED, "ncr_in_tc")
 SHOWN = ("log_wt_ml", "log_tc_ml", "log_et_ml", "tc_in_wt", "et_in_tc")
 HEADINGS = (
@@ -31,7 +32,7 @@ HEADINGS = (
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Verdict:
+class MaskComparison:
     """How a set of masks stands to the real ones."""
 
     rows: list[dict[str, float]]
@@ -74,7 +75,7 @@ class Verdict:
         return found
 
 
-class Jury:
+class MaskReference:
     """Real masks to judge by: unseen ones, and the training masks if they are known.
 
     All masks, also those to judge, have isotropic voxels of one size.
@@ -83,20 +84,22 @@ class Jury:
     def __init__(self, real: Sequence[Mask], train: Sequence[Mask] = (), *, seed: int = 0) -> None:
         self.seed = seed
         self.rows = _rows(real)
-        self.standard = Standard.of(self.rows)
+        self.scale = shape_sets.feature_scale(self.rows)
         names = (*COMPARED, *_located(self.rows))
-        self.floor = shape_sets.floor(self.rows, self.standard, names, seed=seed)
+        self.floor = shape_sets.floor(self.rows, self.scale, names, seed=seed)
         self.side_mm = CODE_MARGIN * max(
             shape_sets.extent_mm(m.regions, m.spacing_mm[0]) for m in (*real, *train)
         )
         codes = self.codes(real)
-        self.train = None
         self.train_names = [mask.name for mask in train]
-        if train:
-            self.train = self.codes(train)
-            self.among_train = shape_sets.nearest(self.train, self.train, itself=True)
-            self.unseen = shape_sets.nearest(codes, self.train)
-            self.copy_dice = shape_sets.copy_threshold(self.unseen, self.among_train)
+        self.train = self.codes(train) if train else None
+        self.rule = None
+        if self.train is not None:
+            self.rule = CopyRule(
+                among=shape_sets.nearest(self.train, self.train, itself=True),
+                unseen=shape_sets.nearest(codes, self.train),
+                most=SURELY_A_COPY,
+            )
         self.diversity = shape_sets.diversity(codes, seed=seed)
 
     def codes(self, masks: Sequence[Mask]) -> np.ndarray:  # (masks, 3, S, S, S)
@@ -105,29 +108,29 @@ class Jury:
             [shape_sets.aligned(m.regions, m.spacing_mm[0], self.side_mm) for m in masks]
         )
 
-    def judge(self, masks: Sequence[Mask], *, training: bool = False) -> Verdict:
+    def judge(self, masks: Sequence[Mask], *, training: bool = False) -> MaskComparison:
         """Compare masks with the unseen real ones, and look for copies of training masks.
 
         `training` says that they are the training masks: their neighbours are the others of them.
         """
         rows, codes = _rows(masks), self.codes(masks)
         names = (*COMPARED, *(n for n in _located(rows) if n in self.floor))
-        memory: dict[str, Any] = {"nearest": self.among_train} if training else {}
-        if self.train is not None and not training:
-            found = shape_sets.nearest(codes, self.train)
-            test = stats.mannwhitneyu(found.dice, self.unseen.dice, alternative="greater")
-            memory = {
-                "nearest": found,
-                "authentic": shape_sets.authentic(found, self.among_train),
-                "copied": shape_sets.copies(found, self.among_train, self.copy_dice),
-                "closer_p": float(test.pvalue),
-            }
-        return Verdict(
+        memory: dict[str, Any] = {}
+        if self.rule is not None and self.train is not None:
+            found = self.rule.among if training else shape_sets.nearest(codes, self.train)
+            memory = {"nearest": found}
+            if not training:
+                memory |= {
+                    "authentic": self.rule.authentic(found),
+                    "copied": self.rule.copied(found),
+                    "closer_p": self.rule.closer_p(found),
+                }
+        return MaskComparison(
             rows=rows,
             mmd2=mmd2_interval(
-                self.standard(rows),
-                self.standard(self.rows),
-                bandwidth=self.standard.bandwidth,
+                self.scale(matrix(rows)),
+                self.scale(matrix(self.rows)),
+                bandwidth=self.scale.bandwidth,
                 seed=self.seed,
             ),
             wasserstein={
@@ -143,28 +146,26 @@ class Jury:
     def cells(self) -> list[str]:
         """Return the real masks' own line: their halves stay within this in 95 of 100 deals."""
         apart = [f"≤ {self.floor[name]['high']:.3f}" for name in ("mmd2", *SHOWN)]
-        known = self.train is not None
-        return _cells(
-            apart, self.rows, self.unseen if known else None,
-            shape_sets.authentic(self.unseen, self.among_train) if known else None, self.diversity,
-        )  # fmt: skip
+        unseen = self.rule.unseen if self.rule else None
+        authentic = self.rule.authentic(unseen) if self.rule and unseen else None
+        return _cells(apart, self.rows, unseen, authentic, self.diversity)
 
 
-def sets_table(verdicts: Mapping[str, Verdict], jury: Jury) -> list[list[str]]:
+def sets_table(verdicts: Mapping[str, MaskComparison], real: MaskReference) -> list[list[str]]:
     """Return one line a set, and the real masks as the last."""
     lines = [[name, *verdict.cells()] for name, verdict in verdicts.items()]
-    return [["masks", *HEADINGS], *lines, ["unseen real", *jury.cells()]]
+    return [["masks", *HEADINGS], *lines, ["unseen real", *real.cells()]]
 
 
-def features_table(verdict: Verdict, jury: Jury) -> list[list[str]]:
+def features_table(verdict: MaskComparison, real: MaskReference) -> list[list[str]]:
     """Return one line a feature: both means, how far apart, and how far apart real halves are."""
     rows = [["feature", "generated", "real", "W1 [95 %]", "real halves, 95 %"]]
     for name, apart in verdict.wasserstein.items():
         known = np.isfinite(apart.value)
         rows.append([
-            name, *(mean_sd(spread(_column(side.rows, name))) for side in (verdict, jury)),
+            name, *(mean_sd(spread(_column(side.rows, name))) for side in (verdict, real)),
             f"{apart.value:.3f} [{apart.low:.3f}, {apart.high:.3f}]" if known else "–",
-            f"{jury.floor[name]['high']:.3f}" if jury.floor[name]["high"] is not None else "–",
+            f"{real.floor[name]['high']:.3f}" if real.floor[name]["high"] is not None else "–",
         ])  # fmt: skip
     return rows
 
@@ -204,7 +205,7 @@ def _cells(
 
 def overlap_spread(near: Nearest) -> dict[str, float]:
     """Return mean, 95 % quantile and maximum of the best overlaps."""
-    dice = near.dice
+    dice = near.closeness
     return {
         "mean": float(dice.mean()), "high": float(np.quantile(dice, 0.95)), "max": float(dice.max())
     }  # fmt: skip

@@ -25,7 +25,13 @@ from synth.evaluate.common import (
     write_results,
 )
 from synth.evaluate.mask_files import Mask, common_spacing_mm, find_masks, load_mask, on_spacing
-from synth.evaluate.mask_reference import Jury, Verdict, features_table, overlap_spread, sets_table
+from synth.evaluate.mask_reference import (
+    MaskComparison,
+    MaskReference,
+    features_table,
+    overlap_spread,
+    sets_table,
+)
 from synth.evaluate.tables import plain_table, write_csv
 from synth.pictures.rendering import draw_tumours
 from synth.training.log import Progress
@@ -78,9 +84,9 @@ def evaluate_masks(
         }
     spacing_mm = common_spacing_mm(read["generated"], read["real"])
     masks = {name: on_spacing(own, spacing_mm) for name, own in read.items()}
-    jury = Jury(masks["real"], masks.get("training", ()))
+    reference = MaskReference(masks["real"], masks.get("training", ()))
     verdicts = {
-        name: jury.judge(own, training=name == "training")
+        name: reference.judge(own, training=name == "training")
         for name, own in masks.items()
         if name != "real"
     }
@@ -96,10 +102,13 @@ def evaluate_masks(
         files={n: {m.name: file_hash(m.path) for m in own} for n, own in masks.items()},
         seconds=round(time.monotonic() - began, 2),
     )
-    copied = _copied(verdicts["generated"], masks["generated"], jury)
-    real: dict[str, Any] = {"masks": len(jury.rows), "halves": jury.floor}
-    if jury.train is not None:
-        real |= {"nearest_training_dice": overlap_spread(jury.unseen), "copy_dice": jury.copy_dice}
+    copied = _copied(verdicts["generated"], masks["generated"], reference)
+    real: dict[str, Any] = {"masks": len(reference.rows), "halves": reference.floor}
+    if reference.rule is not None:
+        real |= {
+            "nearest_training_dice": overlap_spread(reference.rule.unseen),
+            "copy_dice": reference.rule.threshold,
+        }
     summary = facts | {
         "problems": problems,
         "spacing_mm": spacing_mm,
@@ -107,9 +116,9 @@ def evaluate_masks(
         **{name: verdict.numbers() for name, verdict in verdicts.items()},
         "copied": copied,
     }
-    _write_csv(out / "per_case.csv", masks, jury, verdicts)
+    _write_csv(out / "per_case.csv", masks, reference, verdicts)
     heads = (SETS_HEAD, FEATURES_HEAD)
-    tables = (sets_table(verdicts, jury), features_table(verdicts["generated"], jury))
+    tables = (sets_table(verdicts, reference), features_table(verdicts["generated"], reference))
     plain = "\n\n".join(map(plain_table, tables))
     return write_results(out, list(zip(heads, tables, strict=True)), summary, plain)
 
@@ -125,29 +134,39 @@ def draw_page(sets: Mapping[str, Sequence[Mask]], path: Path, *, most: int = PAG
     return draw_tumours(chosen, path)
 
 
-def _copied(verdict: Verdict, masks: Sequence[Mask], jury: Jury) -> list[dict[str, Any]]:
+def _copied(
+    verdict: MaskComparison, masks: Sequence[Mask], reference: MaskReference
+) -> list[dict[str, Any]]:
     """Name the copies, and what they are copies of."""
     if verdict.nearest is None or verdict.copied is None:
         return []
     near = verdict.nearest
     return [
-        {"mask": masks[i].name, "training": jury.train_names[near.index[i]], "dice": near.dice[i]}
+        {
+            "mask": masks[i].name,
+            "training": reference.train_names[near.index[i]],
+            "dice": near.closeness[i],
+        }
         for i in np.flatnonzero(verdict.copied).tolist()
     ]
 
 
 def _write_csv(
-    path: Path, masks: Mapping[str, Sequence[Mask]], jury: Jury, verdicts: Mapping[str, Verdict]
+    path: Path,
+    masks: Mapping[str, Sequence[Mask]],
+    reference: MaskReference,
+    verdicts: Mapping[str, MaskComparison],
 ) -> None:
-    names = [*jury.rows[0], "nearest_dice"]
+    names = [*reference.rows[0], "nearest_dice"]
+    unseen = reference.rule.unseen if reference.rule else None
     lines = []
     for name, own in masks.items():
         verdict = verdicts.get(name)
-        rows = verdict.rows if verdict else jury.rows
-        near = verdict.nearest if verdict else (jury.unseen if jury.train is not None else None)
+        rows = verdict.rows if verdict else reference.rows
+        near = verdict.nearest if verdict else unseen
         for i, (mask, row) in enumerate(zip(own, rows, strict=True)):
-            values = row | ({} if near is None else {"nearest_dice": near.dice[i]})
-            other = "" if near is None else jury.train_names[near.index[i]]
+            values = row | ({} if near is None else {"nearest_dice": near.closeness[i]})
+            other = "" if near is None else reference.train_names[near.index[i]]
             cells = (float(values.get(n, math.nan)) for n in names)
             lines.append([name, mask.name, *cells, other, mask.path])
     write_csv(path, ["set", "mask", *names, "nearest_training", "file"], lines)

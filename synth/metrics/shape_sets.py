@@ -7,11 +7,9 @@ large only beside the distance of real masks to other real masks, which `floor` 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 from scipy import ndimage, stats
-from scipy.spatial.distance import pdist
 
 from synth.base.errors import SynthError
 from synth.metrics.distribution import (
@@ -22,6 +20,7 @@ from synth.metrics.distribution import (
     mean_and_high,
     mmd2_floor,
 )
+from synth.metrics.reference import FeatureScale, Nearest
 from synth.metrics.shape import DESCRIBED, matrix, regions_of
 
 CODE_SIDE = 49
@@ -34,37 +33,9 @@ FLIPS = tuple(np.ndindex(2, 2, 2))
 Rows = Sequence[Mapping[str, float]]
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Standard:
-    """Scale of the features, and the kernel's width, as real masks have them."""
-
-    mean: np.ndarray  # (features,)
-    scale: np.ndarray  # (features,)
-    bandwidth: float
-    """Median distance between two real masks."""
-
-    @classmethod
-    def of(cls, real: Rows) -> Standard:
-        """Measure the real masks; a feature they never vary gets the least spread of its kind."""
-        if len(real) < 4:
-            raise SynthError(
-                f"{len(real)} real masks cannot tell how much shapes vary", hint="give 4 or more"
-            )
-        table = matrix(real)
-        known = np.isfinite(table)
-        count = known.sum(axis=0).clip(1)
-        mean = np.where(known, table, 0).sum(axis=0) / count
-        variance = np.where(known, (table - mean) ** 2, 0).sum(axis=0) / count
-        scale = np.maximum(np.sqrt(variance), list(DESCRIBED.values()))
-        distances = pdist(np.where(known, (table - mean) / scale, 0))
-        if not np.median(distances) > 0:
-            raise SynthError("most real masks are the same", hint="remove the duplicates")
-        return cls(mean=mean, scale=scale, bandwidth=float(np.median(distances)))
-
-    def __call__(self, rows: Rows) -> np.ndarray:  # (masks, features)
-        """Standardise; a number that does not exist is average: volumes tell that it is absent."""
-        table = (matrix(rows) - self.mean) / self.scale
-        return np.where(np.isfinite(table), table, 0)
+def feature_scale(real: Rows) -> FeatureScale:
+    """Measure real masks; a feature they never vary gets the least spread of its kind."""
+    return FeatureScale.of(matrix(real), np.array(list(DESCRIBED.values())))
 
 
 def wasserstein(a: np.ndarray, b: np.ndarray, *, seed: int = 0) -> Interval:
@@ -84,10 +55,10 @@ def wasserstein(a: np.ndarray, b: np.ndarray, *, seed: int = 0) -> Interval:
     return Interval(value=float(stats.wasserstein_distance(a, b)), low=float(low), high=float(high))
 
 
-def floor(real: Rows, standard: Standard, names: Sequence[str], *, seed: int = 0) -> dict:
+def floor(real: Rows, scale: FeatureScale, names: Sequence[str], *, seed: int = 0) -> dict:
     """Return what two halves of the real masks are apart, dealt at random: mean and 95 %."""
     halves = halvings(len(real), seed=seed)
-    found = {"mmd2": mmd2_floor(standard(real), halves, bandwidth=standard.bandwidth)}
+    found = {"mmd2": mmd2_floor(scale(matrix(real)), halves, bandwidth=scale.bandwidth)}
     for name in names:
         values = np.array([row[name] for row in real])
         known = np.isfinite(values)
@@ -120,14 +91,6 @@ def aligned(labels: np.ndarray, spacing_mm: float, side_mm: float) -> np.ndarray
     return np.stack(sampled) > 0.5 - 1e-4  # a tie counts as inside, whichever way it is rounded
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Nearest:
-    """Of each mask, the training mask that it overlaps best."""
-
-    dice: np.ndarray  # (masks,)
-    index: np.ndarray  # (masks,), into the training masks
-
-
 def nearest(
     codes: np.ndarray, train: np.ndarray, *, itself: bool = False
 ) -> Nearest:  # both (masks, 3, S, S, S) bool
@@ -153,36 +116,12 @@ def nearest(
             for c in candidates
         ]
         best[i], index[i] = max(found), candidates[int(np.argmax(found))] % len(train)
-    return Nearest(dice=best, index=index)
+    return Nearest(closeness=best, index=index)
 
 
 def overlap(a: np.ndarray, b: np.ndarray) -> float:
     """Return the Dice of all regions together."""
     return 2 * int(np.count_nonzero(a & b)) / (np.count_nonzero(a) + np.count_nonzero(b))
-
-
-def authentic(found: Nearest, train: Nearest) -> np.ndarray:  # (masks,) bool
-    """Whether each mask is no closer to its training mask than that one is to another of them.
-
-    Alaa et al. 2022, with Dice as the closeness. Read the share that passes beside that of unseen
-    real masks.
-    """
-    return found.dice <= train.dice[found.index]
-
-
-def copy_threshold(unseen: Nearest, train: Nearest) -> float:
-    """Return a Dice that chance does not reach: 4 sd above the mean of different real masks.
-
-    `unseen` are unseen real masks next to training masks, `train` training masks next to each
-    other. Never below the highest Dice of either, and never so high that no copy could reach it.
-    """
-    dice = np.concatenate((unseen.dice, train.dice))
-    return float(min(max(dice.mean() + 4 * dice.std(), dice.max()), 0.99))
-
-
-def copies(found: Nearest, train: Nearest, threshold: float) -> np.ndarray:  # (masks,) bool
-    """Whether each mask is above the threshold of copies, and not authentic."""
-    return (found.dice > threshold) & ~authentic(found, train)
 
 
 def diversity(codes: np.ndarray, *, most: int = 500, seed: int = 0) -> float:

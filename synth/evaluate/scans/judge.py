@@ -38,7 +38,7 @@ from synth.evaluate.scans.features import (
     column_names,
     describe,
 )
-from synth.evaluate.scans.reference import Jury, Verdict
+from synth.evaluate.scans.reference import ScanComparison, ScanReference
 from synth.evaluate.scans.scan_case import (
     LEVELS,
     TUMOUR,
@@ -234,9 +234,9 @@ def evaluate_synthesis(
     )  # fmt: skip
     with Progress(sum(map(len, sets.values())), label="read", unit="case") as bar:
         read = {name: reader.read(name, cases, bar) for name, cases in sets.items()}
-    jury = Jury(read["real"], read.get("training", ()))
+    reference = ScanReference(read["real"], read.get("training", ()))
     verdicts = {
-        name: jury.judge(own, training=name == "training")
+        name: reference.judge(own, training=name == "training")
         for name, own in read.items()
         if name != "real"
     }
@@ -258,14 +258,14 @@ def evaluate_synthesis(
         "problems": reader.problems,
         "spacing_mm": reader.spacing_mm,
         "features": reader.features.name,
-        "real": jury.numbers(jury.verdict, read["real"]) | {"halves": jury.floor},
-        **{name: jury.numbers(verdict, read[name]) for name, verdict in verdicts.items()},
+        "real": reference.numbers(reference.verdict, read["real"]) | {"halves": reference.floor},
+        **{name: reference.numbers(verdict, read[name]) for name, verdict in verdicts.items()},
         "copies": _copies(verdicts["generated"], read),
-        "copy_distance": jury.memory.threshold if jury.memory else None,
-        "signs": jury.expected,
+        "copy_distance": 1 - reference.copies.rule.threshold if reference.copies else None,
+        "signs": reference.expected,
         "gate": gate,
     }
-    _write_csv(out / "per_case.csv", read, {"real": jury.verdict, **verdicts}, jury)
+    _write_csv(out / "per_case.csv", read, {"real": reference.verdict, **verdicts}, reference)
     tables = synthesis_tables.tables(summary)
     plain = "\n\n".join(plain_table(t) for _, t in tables[:3])
     return write_results(out, tables, summary, plain)
@@ -296,7 +296,9 @@ def _gate(
     return quality_filter.write_gate(out, rules, reasons, {d.case.id: d.case for d in made})
 
 
-def _copies(verdict: Verdict, read: Mapping[str, Sequence[Description]]) -> list[dict[str, Any]]:
+def _copies(
+    verdict: ScanComparison, read: Mapping[str, Sequence[Description]]
+) -> list[dict[str, Any]]:
     """Name the copies, and what they are copies of."""
     if verdict.copied is None or verdict.nearest is None:
         return []
@@ -305,7 +307,7 @@ def _copies(verdict: Verdict, read: Mapping[str, Sequence[Description]]) -> list
         {
             "case": read["generated"][i].case.id,
             "training": read["training"][near.index[i]].case.id,
-            "distance": float(near.distance[i]),
+            "distance": float(1 - near.closeness[i]),
         }
         for i in np.flatnonzero(verdict.copied).tolist()
     ]
@@ -323,15 +325,15 @@ def _draw(out: Path, reader: Reader, read: Mapping[str, Sequence[Description]]) 
 def _write_csv(
     path: Path,
     read: Mapping[str, Sequence[Description]],
-    verdicts: Mapping[str, Verdict],
-    jury: Jury,
+    verdicts: Mapping[str, ScanComparison],
+    reference: ScanReference,
 ) -> None:
     names = list(dict.fromkeys(n for v in verdicts.values() for row in v.rows for n in row))
     lines = []
     for name, own in read.items():
         near = verdicts[name].nearest
         for i, (described, row) in enumerate(zip(own, verdicts[name].rows, strict=True)):
-            other = "" if near is None else jury.train[near.index[i]].case.id
+            other = "" if near is None else reference.train[near.index[i]].case.id
             cells = (float(row.get(n, math.nan)) for n in names)
             lines.append([name, described.case.id, *cells, other])
     write_csv(path, ["set", "case", *names, "nearest_training"], lines)

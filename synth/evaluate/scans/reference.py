@@ -24,8 +24,6 @@ from itertools import combinations
 from typing import Any
 
 import numpy as np
-from scipy import stats
-from scipy.spatial.distance import pdist
 
 from synth.base.errors import SynthError
 from synth.data.case import MODALITIES
@@ -48,52 +46,28 @@ from synth.metrics.distribution import (
     mmd2_interval,
     ms_ssim_3d,
 )
+from synth.metrics.reference import CopyRule, FeatureScale, Nearest
 from synth.metrics.shape_sets import wasserstein
 
 FID_DEALS = 30
-FEWEST = 4
 LEAST_SPREAD = 0.01
 """Of a feature's size: what real cases hardly vary in may not decide everything."""
 MS_SSIM_SCALES, MS_SSIM_SIDE = 3, 44  # 11-voxel windows at a quarter of the size
-SURELY_CLOSE = 0.05
-"""A distance that is a copy whatever the real cases say: a correlation of 0.95."""
+SURELY_A_COPY = 0.95
+"""A correlation that is a copy whatever the real cases say."""
 PAIRS = 20
 """Pairs of brains that diversity is the mean of."""
 KERNELS: dict[str, Kernel] = {"kid": "polynomial", "mmd2": "rbf"}
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Standard:
-    """The scale of features as real cases have them, and the kernel's width."""
-
-    mean: np.ndarray  # (features,)
-    scale: np.ndarray  # (features,)
-    bandwidth: float
-    """Median distance of two real cases."""
-
-    @classmethod
-    def of(cls, real: np.ndarray) -> Standard:  # (cases, features)
-        """Measure real cases."""
-        if len(real) < FEWEST:
-            raise SynthError(
-                f"{len(real)} real cases cannot tell how much scans vary",
-                hint=f"give {FEWEST} or more",
-            )
-        mean = real.mean(axis=0)
-        size = np.sqrt((real**2).mean(axis=0))
-        scale = np.maximum(real.std(axis=0), LEAST_SPREAD * np.maximum(size, size.mean()))
-        bandwidth = float(np.median(pdist(_compressed((real - mean) / scale))))
-        if not bandwidth > 0:
-            raise SynthError("most real cases are the same", hint="remove the duplicates")
-        return cls(mean=mean, scale=scale, bandwidth=bandwidth)
-
-    def __call__(self, features: np.ndarray) -> np.ndarray:
-        """Standardise and compress."""
-        return _compressed((features - self.mean) / self.scale)
+def feature_scale(real: np.ndarray) -> FeatureScale:  # (cases, features)
+    """Measure real cases; what they hardly vary in may not decide everything."""
+    size = np.sqrt((real**2).mean(axis=0))
+    return FeatureScale.of(real, LEAST_SPREAD * np.maximum(size, size.mean()), compress=True)
 
 
 def frechet(
-    made: np.ndarray, real: np.ndarray, standard: Standard, *, seed: int = 0
+    made: np.ndarray, real: np.ndarray, scale: FeatureScale, *, seed: int = 0
 ) -> dict[str, float | int | str]:
     """Return FID of equally many made and real cases, beside that of real and other real ones.
 
@@ -103,7 +77,7 @@ def frechet(
     if len(made) < half:
         reason = f"FID is left out: {len(made)} made cases, and equal sets would need {half}"
         return {"left_out": reason}
-    x, y = standard(made), standard(real)
+    x, y = scale(made), scale(real)
     rng = np.random.default_rng(seed)
     found = []
     for _ in range(FID_DEALS):
@@ -125,25 +99,13 @@ def pair_similarity(
     ])  # fmt: skip
 
 
-def _compressed(z: np.ndarray) -> np.ndarray:
-    return 2 * np.arcsinh(z / 2)
-
-
 def _centred(image: np.ndarray, shape: np.ndarray) -> np.ndarray:
     room = shape - image.shape[1:]
     return np.pad(image.astype(np.float32), [(0, 0), *((r // 2, r - r // 2) for r in room)])
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Nearest:
-    """Of each case, the training case most like it."""
-
-    distance: np.ndarray  # (cases,), 1 - correlation
-    index: np.ndarray  # (cases,), into the training cases
-
-
-class Memory:
-    """Training cases to look for copies of.
+class Copies:
+    """Training cases, and the search for copies of them.
 
     Args:
         train: codes of the training cases.
@@ -158,12 +120,11 @@ class Memory:
         count = np.maximum(sum(c.there.astype(float) for c in train), 1)
         self.common = sum(c.values for c in train) / count  # (4, cells): the mean brain
         self.train = list(train)
-        self.among = self.nearest(train, itself=True)
-        self.unseen = self.nearest(unseen)
-        apart = np.concatenate((self.unseen.distance, self.among.distance))
-        # Never above the closest two patients, never so low that no copy could reach it.
-        low = min(float(apart.mean() - 4 * apart.std()), float(apart.min()))
-        self.threshold = max(low, SURELY_CLOSE)
+        self.rule = CopyRule(
+            among=self.nearest(train, itself=True),
+            unseen=self.nearest(unseen),
+            most=SURELY_A_COPY,
+        )
 
     def nearest(self, cases: Sequence[Code], *, itself: bool = False) -> Nearest:
         """Find the training case, mirrored or not, that correlates best with each case.
@@ -177,16 +138,7 @@ class Memory:
         if itself:
             np.fill_diagonal(correlation, -np.inf)
         index = correlation.argmax(axis=1)
-        return Nearest(distance=1 - correlation[np.arange(len(index)), index], index=index)
-
-    def copied(self, found: Nearest) -> np.ndarray:  # (cases,) bool
-        """Whether each case is nearer to a training case than patients are to each other.
-
-        And nearer to it than that one is to any other (Alaa et al. 2022): one of two twins in the
-        training set makes no copy of their kin.
-        """
-        close = found.distance < self.threshold
-        return close & (found.distance < self.among.distance[found.index])
+        return Nearest(closeness=correlation[np.arange(len(index)), index], index=index)
 
     def _correlations(self, one: Sequence[Code], other: Sequence[Code]) -> np.ndarray:
         """Mean over contrasts of the correlation over the cells that both have."""
@@ -213,7 +165,7 @@ def _mirrored(code: Code) -> Code:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Verdict:
+class ScanComparison:
     """How a set stands to the real cases; the real cases' own has None where one would be 0."""
 
     rows: list[dict[str, float]]
@@ -226,7 +178,7 @@ class Verdict:
     """One-sided Mann–Whitney: are scans closer to training than unseen real ones are?"""
 
 
-class Jury:
+class ScanReference:
     """Unseen real cases to judge by, and the training cases if they are known."""
 
     def __init__(
@@ -234,22 +186,22 @@ class Jury:
     ) -> None:
         self.real, self.train, self.seed = list(real), list(train), seed
         self.features = np.stack([d.features for d in real])
-        self.standard = Standard.of(self.features)
+        self.scale = feature_scale(self.features)
         halves = halvings(len(real), seed=seed)
         self.floor = {
             name: mmd2_floor(
-                self.standard(self.features),
+                self.scale(self.features),
                 halves,
                 kernel=kernel,
-                bandwidth=self.standard.bandwidth,
+                bandwidth=self.scale.bandwidth,
             )
             for name, kernel in KERNELS.items()
         }
         self.rows = [d.row for d in real]
         self.expected = signs(self.rows)
-        self.memory = Memory([d.code for d in train], [d.code for d in real]) if train else None
-        own = self.memory.unseen if self.memory else None
-        self.verdict = Verdict(
+        self.copies = Copies([d.code for d in train], [d.code for d in real]) if train else None
+        own = self.copies.rule.unseen if self.copies else None
+        self.verdict = ScanComparison(
             rows=[
                 self._row(d, self.rows[:i] + self.rows[i + 1 :], _distance(own, i))
                 for i, d in enumerate(real)
@@ -257,42 +209,39 @@ class Jury:
             distances=None, fid=None, diversity=self._diversity(real), nearest=own,
         )  # fmt: skip
 
-    def judge(self, made: Sequence[Description], *, training: bool = False) -> Verdict:
+    def judge(self, made: Sequence[Description], *, training: bool = False) -> ScanComparison:
         """Compare cases with the real ones; `training` says that they are the training cases."""
         features = np.stack([d.features for d in made])
-        memory: dict[str, Any] = {}
-        near = copied = None
-        if self.memory is not None:
-            near = self.memory.among if training else self.memory.nearest([d.code for d in made])
-            memory["nearest"] = near
+        near = copied = closer_p = None
+        if self.copies is not None:
+            rule = self.copies.rule
+            near = rule.among if training else self.copies.nearest([d.code for d in made])
             if not training:
-                copied = memory["copied"] = self.memory.copied(near)
-                test = stats.mannwhitneyu(
-                    near.distance, self.memory.unseen.distance, alternative="less"
-                )
-                memory["closer_p"] = float(test.pvalue)
+                copied, closer_p = rule.copied(near), rule.closer_p(near)
         rows = [
             self._row(d, self.rows, _distance(near, i), None if copied is None else copied[i])
             for i, d in enumerate(made)
         ]
-        return Verdict(
+        return ScanComparison(
             rows=rows,
             distances={
                 name: mmd2_interval(
-                    self.standard(features),
-                    self.standard(self.features),
+                    self.scale(features),
+                    self.scale(self.features),
                     kernel=kernel,
-                    bandwidth=self.standard.bandwidth,
+                    bandwidth=self.scale.bandwidth,
                     seed=self.seed,
                 )
                 for name, kernel in KERNELS.items()
             },
-            fid=frechet(features, self.features, self.standard, seed=self.seed),
+            fid=frechet(features, self.features, self.scale, seed=self.seed),
             diversity=self._diversity(made),
-            **memory,
+            nearest=near,
+            copied=copied,
+            closer_p=closer_p,
         )
 
-    def numbers(self, verdict: Verdict, made: Sequence[Description]) -> dict[str, Any]:
+    def numbers(self, verdict: ScanComparison, made: Sequence[Description]) -> dict[str, Any]:
         """Return a verdict for JSON."""
         found: dict[str, Any] = {"cases": len(made), "ms_ssim": verdict.diversity}
         if verdict.distances is not None:
@@ -304,17 +253,17 @@ class Jury:
             values = np.array([row.get(name, math.nan) for row in verdict.rows])
             found[name] = summary(values) if np.isfinite(values).any() else None
         if verdict.nearest is not None:
-            found["nearest_distance"] = summary(verdict.nearest.distance)
+            found["nearest_distance"] = summary(1 - verdict.nearest.closeness)
         if verdict.copied is not None:
-            assert self.memory is not None
+            assert self.copies is not None
             assert verdict.nearest is not None
-            closest = float(self.memory.unseen.distance.min())
+            closest = float(self.copies.rule.unseen.closeness.max())
             found["copied"] = int(verdict.copied.sum())
-            found["closer_than_any_unseen"] = float((verdict.nearest.distance < closest).mean())
+            found["closer_than_any_unseen"] = float((verdict.nearest.closeness > closest).mean())
             found["closer_than_unseen_p"] = verdict.closer_p
         return found
 
-    def regions(self, verdict: Verdict) -> dict[str, dict[str, Any]]:
+    def regions(self, verdict: ScanComparison) -> dict[str, dict[str, Any]]:
         """Return of each number of a region: both means, the distance, and it in real sd."""
         found = {}
         for name in region_names(self.rows[0]):
@@ -411,4 +360,4 @@ def region_names(row: Mapping[str, float]) -> list[str]:
 
 
 def _distance(near: Nearest | None, index: int) -> float | None:
-    return None if near is None else float(near.distance[index])
+    return None if near is None else float(1 - near.closeness[index])
