@@ -24,14 +24,14 @@ from typing import Any
 import numpy as np
 
 from benchmarks.networks import table
-from ddpm_lora.generate import Plan, load
+from ddpm_lora.generate import SamplerOptions, load
 from ddpm_lora.provenance import Pedigree
 from ddpm_lora.write_samples import Maker, make
 from synth.base.devices import pick
 from synth.base.files import read_json, write_json
 from synth.data.case import Case, discover
 from synth.data.split import read_split
-from synth.evaluate.scans.features import Description, RandomConvolutions, Segmenter, describe
+from synth.evaluate.scans.features import Description, RandomConvolutions, TumourSegmenter, describe
 from synth.evaluate.scans.reference import ScanReference
 from synth.evaluate.scans.scan_case import common_spacing_mm, load_scans
 from synth.training import log
@@ -47,10 +47,10 @@ class Judge:
 
     reference: ScanReference
     spacing_mm: float
-    segmenter: Segmenter | None
+    segmenter: TumourSegmenter | None
 
     @classmethod
-    def of(cls, real: Sequence[Case], segmenter: Segmenter | None) -> Judge:
+    def of(cls, real: Sequence[Case], segmenter: TumourSegmenter | None) -> Judge:
         spacing_mm = common_spacing_mm(real)
         return cls(
             reference=ScanReference(described(real, spacing_mm, segmenter)),
@@ -65,7 +65,7 @@ class Judge:
 
 
 def described(
-    cases: Sequence[Case], spacing_mm: float, segmenter: Segmenter | None
+    cases: Sequence[Case], spacing_mm: float, segmenter: TumourSegmenter | None
 ) -> list[Description]:
     features = RandomConvolutions()
     return [describe(load_scans(case, spacing_mm), features, segmenter) for case in cases]
@@ -125,17 +125,19 @@ def main(words: Sequence[str] | None = None) -> None:
     chosen = np.linspace(0, len(real) - 1, min(wish.cases, len(real))).round().astype(int)
     label_maps = [real[i] for i in chosen]
     loaded = load(wish.model, wish.lora, device)
-    segmenter = Segmenter(wish.segmenter, device) if wish.segmenter else None
+    segmenter = TumourSegmenter(wish.segmenter, device) if wish.segmenter else None
     judge = Judge.of(real, segmenter)
     rows, numbers = [HEAD], {}
     for sampler in wish.samplers:
         for calls in wish.calls:
             folder = wish.out / f"{sampler}-{calls}"
-            plan = Plan(
+            options = SamplerOptions(
                 steps=calls, sampler=sampler, guidance=wish.guidance,
                 temperature=wish.temperature, seed=wish.seed,
             )  # fmt: skip
-            maker = Maker(out=folder, loaded=loaded, plan=plan, samples=1, pedigree=Pedigree())
+            maker = Maker(
+                out=folder, loaded=loaded, options=options, samples=1, pedigree=Pedigree()
+            )
             if make(maker, label_maps):
                 raise SystemExit(f"some scans of {folder} could not be drawn")
             found = judge.numbers(folder)

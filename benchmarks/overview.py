@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 import wdm3d
-from ddpm_lora.generate import Plan, draw, load
+from ddpm_lora.generate import SamplerOptions, draw, load
 from ddpm_lora.label_maps import read
 from synth.data.case import MODALITIES, Case, discover
 from synth.data.tumour_mask import tumour_mask
@@ -30,7 +30,7 @@ def overview(case: Case, path: Path) -> Path:
     height = int(np.argmax((labels.data[0] > 0).sum((0, 1))))
     mask = t1n.with_data(tumour_mask(case, t1n)[None].astype(np.uint8))
     hole = t1n.with_data(np.where(mask.data > 0, 0, t1n.data))
-    made = draw(read(case), load(), Plan()).scans
+    made = draw(read(case), load(), SamplerOptions()).scans
     volumes = [
         [*scans.values(), t1n],
         [*made.values(), made["t1n"]],

@@ -3,9 +3,9 @@
     synth train ddpm_lora --data site_a -o runs/base
     synth train ddpm_lora --data site_b -o runs/site_b --lora-from runs/base --lora-preset light
 
-    from ddpm_lora import Plan, draw, load, read
+    from ddpm_lora import SamplerOptions, draw, load, read
 
-    scans = draw(read(case), load(lora=["runs/site_b"]), Plan(seed=3)).scans
+    scans = draw(read(case), load(lora=["runs/site_b"]), SamplerOptions(seed=3)).scans
 
 Dorjsembe et al., "Conditional Diffusion Models for Semantic 3D Brain MRI Synthesis" (Med-DDPM,
 2024), in its own space or in Haar bands; Hu et al., "LoRA: Low-Rank Adaptation" (2022), in the
@@ -19,15 +19,15 @@ from typing import TYPE_CHECKING
 from synth.base.public_names import export
 
 if TYPE_CHECKING:
-    from ddpm_lora.generate import Drawn, Plan, draw, load
+    from ddpm_lora.generate import Drawn, SamplerOptions, draw, load
     from ddpm_lora.label_maps import LabelMap, read
 
-__all__ = ["Drawn", "LabelMap", "Plan", "draw", "load", "read"]
+__all__ = ["Drawn", "LabelMap", "SamplerOptions", "draw", "load", "read"]
 
 __getattr__, __dir__ = export(
     __name__,
     {
-        **dict.fromkeys(("Drawn", "Plan", "draw", "load"), "ddpm_lora.generate"),
+        **dict.fromkeys(("Drawn", "SamplerOptions", "draw", "load"), "ddpm_lora.generate"),
         **dict.fromkeys(("LabelMap", "read"), "ddpm_lora.label_maps"),
     },
 )

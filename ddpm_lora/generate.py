@@ -1,7 +1,7 @@
 """Draws four scans for a label map, on its grid, in the look of a site.
 
     loaded = load(lora=["runs/site_b"])
-    scans = draw(read(case), loaded, Plan(seed=3), index=0).scans
+    scans = draw(read(case), loaded, SamplerOptions(seed=3), index=0).scans
 
 What is drawn follows from (seed, id of the label map, index) and the model, and nothing else.
 """
@@ -50,7 +50,7 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Plan:
+class SamplerOptions:
     """How scans are drawn."""
 
     steps: int | None = None
@@ -113,7 +113,7 @@ def load(
     return loaded
 
 
-def draw(labels: LabelMap, loaded: Checkpoint, plan: Plan, *, index: int = 0) -> Drawn:
+def draw(labels: LabelMap, loaded: Checkpoint, options: SamplerOptions, *, index: int = 0) -> Drawn:
     """Draw the index-th set of scans of a label map."""
     started = time.monotonic()
     config: Config = loaded.config
@@ -126,7 +126,7 @@ def draw(labels: LabelMap, loaded: Checkpoint, plan: Plan, *, index: int = 0) ->
     frame = frame_about(head, config, whole=True)
     classes = frame.bring(padded[None], nearest=True)[0]
     try:
-        image = _image(classes, loaded, plan, generator(plan.seed, labels.id, index))
+        image = _image(classes, loaded, options, generator(options.seed, labels.id, index))
     except (RuntimeError, MemoryError) as error:  # torch has its own and several others
         if not isinstance(error, MemoryError) and "memory" not in str(error):
             raise
@@ -135,13 +135,13 @@ def draw(labels: LabelMap, loaded: Checkpoint, plan: Plan, *, index: int = 0) ->
             hint="free memory on the device, or use --device cpu",
         ) from error
     native = _home(image, classes > 0, frame)[:, 1:-1, 1:-1, 1:-1]
-    rng = np.random.default_rng(mix(plan.seed, labels.id, index, "intensities"))
+    rng = np.random.default_rng(mix(options.seed, labels.id, index, "intensities"))
     scales = site_scales(loaded.metadata.get("intensities"), rng)
     scans = in_scanner_units(native, labels.classes > 0, scales)
     return Drawn(
         scans={m: labels.grid.with_data(scan) for m, scan in zip(MODALITIES, scans, strict=True)},
         facts={
-            "network_calls": plan.calls(config) * (1 if plan.guidance == 1 else 2),
+            "network_calls": options.calls(config) * (1 if options.guidance == 1 else 2),
             "seconds": round(time.monotonic() - started, 2),
             "intensities": {m: [round(v, 3) for v in s] for m, s in scales.items()},
         },
@@ -161,7 +161,7 @@ def _require_millimetres(labels: LabelMap, config: Config) -> None:
 
 
 def _image(
-    classes: np.ndarray, loaded: Checkpoint, plan: Plan, source: torch.Generator
+    classes: np.ndarray, loaded: Checkpoint, options: SamplerOptions, source: torch.Generator
 ) -> np.ndarray:
     """Return (4, x, y, z) in the model's intensities."""
     config: Config = loaded.config
@@ -170,9 +170,9 @@ def _image(
     head = planes.sum(1, keepdim=True) > 0
     space = space_of(config, loaded.model)
     empty = torch.full((1, CONTRASTS, *classes.shape), BACKGROUND, device=device)
-    noise = plan.temperature * noise_like(space.state(empty, head), [source])
-    answer = denoiser(loaded.model, config, planes, guidance=plan.guidance)
-    for step in _steps(answer, noise, config, plan, source):
+    noise = options.temperature * noise_like(space.state(empty, head), [source])
+    answer = denoiser(loaded.model, config, planes, guidance=options.guidance)
+    for step in _steps(answer, noise, config, options, source):
         last = step
     image = space.image(last.x, head)[0].float().cpu().numpy()
     if not np.isfinite(image).all():
@@ -181,15 +181,19 @@ def _image(
 
 
 def _steps(
-    denoise: Any, noise: torch.Tensor, config: Config, plan: Plan, source: torch.Generator
+    denoise: Any,
+    noise: torch.Tensor,
+    config: Config,
+    options: SamplerOptions,
+    source: torch.Generator,
 ) -> Iterator[Step]:
-    spacing: Any = "uniform" if plan.sampler == "ddpm" else "logsnr"
-    walk = levels(schedule_of(config), plan.calls(config), spacing)
-    if plan.sampler == "dpmpp_2m":
+    spacing: Any = "uniform" if options.sampler == "ddpm" else "logsnr"
+    walk = levels(schedule_of(config), options.calls(config), spacing)
+    if options.sampler == "dpmpp_2m":
         return dpmpp_2m(denoise, noise, walk)
-    if plan.sampler == "ddim":
+    if options.sampler == "ddim":
         return ddim(denoise, noise, walk)
-    stochastic = ddpm if plan.sampler == "ddpm" else dpmpp_2m_sde
+    stochastic = ddpm if options.sampler == "ddpm" else dpmpp_2m_sde
     return stochastic(denoise, noise, walk, [source])
 
 

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from ddpm_lora.conditioning import BRAIN, NAMES
-from ddpm_lora.generate import Drawn, Plan, draw
+from ddpm_lora.generate import Drawn, SamplerOptions, draw
 from ddpm_lora.label_maps import LabelMap, read
 from ddpm_lora.lora.adapters import fingerprint
 from ddpm_lora.provenance import Behind, Pedigree, behind
@@ -36,7 +36,7 @@ class Maker:
 
     out: Path
     loaded: Checkpoint
-    plan: Plan
+    options: SamplerOptions
     samples: int
     pedigree: Pedigree
     scheme: str = "auto"
@@ -45,8 +45,8 @@ class Maker:
     @cached_property
     def arguments(self) -> dict[str, Any]:
         """What the scans depend on besides the label map, as JSON values."""
-        config, plan = self.loaded.config, self.plan
-        wish = {**vars(plan), "steps": plan.calls(config)}
+        config, options = self.loaded.config, self.options
+        wish = {**vars(options), "steps": options.calls(config)}
         return wish | {"scheme": self.scheme, "model": fingerprint(self.loaded.model)}
 
     def ids(self, case: Case) -> list[str]:
@@ -65,7 +65,7 @@ class Maker:
         missing = [k for k, i in enumerate(self.ids(case)) if not self.record(i).exists()]
         calls = seconds = 0.0
         for index in missing:
-            drawn = draw(labels, self.loaded, self.plan, index=index)
+            drawn = draw(labels, self.loaded, self.options, index=index)
             made_id = self.ids(case)[index]
             facts = {"case": made_id, "source": source, "index": index, **self._model(before)}
             scheme = write(self.out, made_id, labels, drawn)

@@ -14,7 +14,7 @@ from torch import nn
 from ddpm_lora import generate
 from ddpm_lora.conditioning import LABEL_SCHEMES, MEDDPM, class_map
 from ddpm_lora.config import Config
-from ddpm_lora.generate import Plan, draw, in_scanner_units, load, site_scales
+from ddpm_lora.generate import SamplerOptions, draw, in_scanner_units, load, site_scales
 from ddpm_lora.label_maps import LabelMap, find, read
 from ddpm_lora.lora import adapters
 from ddpm_lora.network import build, denoiser, schedule_of
@@ -117,7 +117,7 @@ def test_each_label_is_drawn_where_it_is(
 
     monkeypatch.setattr(generate, "denoiser", painter)
     labels = label_map(affine=grids()[number])
-    scans = draw(labels, loaded_with(config), Plan(steps=3)).scans
+    scans = draw(labels, loaded_with(config), SamplerOptions(steps=3)).scans
     expected = np.array([0, 50, 100, 125, 175])[labels.classes]  # (grey + 1) / 2 · 200
     for scan in scans.values():
         assert np.array_equal(scan.data[0], expected)
@@ -136,7 +136,7 @@ def test_on_a_finer_grid_edges_do_not_darken(monkeypatch: pytest.MonkeyPatch) ->
 
     monkeypatch.setattr(generate, "denoiser", painter)
     labels = label_map()
-    scans = draw(labels, loaded_with(replace(SMALL, spacing_mm=2.0)), Plan(steps=2)).scans
+    scans = draw(labels, loaded_with(replace(SMALL, spacing_mm=2.0)), SamplerOptions(steps=2)).scans
     for scan in scans.values():
         assert np.array_equal(scan.data[0], np.where(labels.classes > 0, 200, 0))
 
@@ -150,7 +150,7 @@ def test_a_draw_is_what_the_sampler_draws(sampler: str, temperature: float) -> N
     classes[4:7, 4:9, 3:8] = 2
     labels = LabelMap(id="box", classes=classes, grid=Volume(data=classes[None], affine=np.eye(4)))
     loaded = loaded_with(config)
-    plan = Plan(steps=4, sampler=sampler, guidance=1.5, temperature=temperature, seed=7)
+    plan = SamplerOptions(steps=4, sampler=sampler, guidance=1.5, temperature=temperature, seed=7)
     drawn = draw(labels, loaded, plan, index=2)
     planes = torch.nn.functional.one_hot(torch.from_numpy(classes).long(), 5)[..., 1:]
     planes = planes.movedim(-1, 0)[None].float()
@@ -172,11 +172,15 @@ def test_a_draw_is_what_the_sampler_draws(sampler: str, temperature: float) -> N
 
 def test_a_temperature_is_not_negative() -> None:
     with pytest.raises(SynthError, match="temperature"):
-        Plan(temperature=-1)
+        SamplerOptions(temperature=-1)
 
 
 def test_a_draw_depends_on_seed_case_and_number_alone() -> None:
-    loaded, plan, labels = loaded_with(SMALL, SITE), Plan(steps=2, sampler="ddpm"), label_map()
+    loaded, plan, labels = (
+        loaded_with(SMALL, SITE),
+        SamplerOptions(steps=2, sampler="ddpm"),
+        label_map(),
+    )
 
     def arrays(other: LabelMap = labels, index: int = 0, **changes: int) -> np.ndarray:
         scans = draw(other, loaded, replace(plan, **changes), index=index).scans
@@ -192,7 +196,7 @@ def test_a_draw_depends_on_seed_case_and_number_alone() -> None:
 def test_a_brain_that_fills_its_grid_is_drawn() -> None:
     classes = np.full((10, 12, 8), 4, np.uint8)
     labels = LabelMap(id="x", classes=classes, grid=Volume(data=classes[None], affine=LPS))
-    for scan in draw(labels, loaded_with(SMALL), Plan(steps=1)).scans.values():
+    for scan in draw(labels, loaded_with(SMALL), SamplerOptions(steps=1)).scans.values():
         assert (scan.data > 0).all()
 
 
@@ -200,7 +204,7 @@ def test_a_brain_that_fills_its_grid_is_drawn() -> None:
 def test_other_units_than_millimetres_are_noticed(unit: float, long: str) -> None:
     labels = label_map(affine=np.diag([unit, unit, unit, 1]))
     with pytest.raises(SynthError, match=f"a brain {long}"):
-        draw(labels, loaded_with(SMALL), Plan(steps=1))
+        draw(labels, loaded_with(SMALL), SamplerOptions(steps=1))
 
 
 class Hungry(nn.Module):
@@ -224,10 +228,10 @@ def test_too_little_memory_is_one_line(error: Exception, message: str) -> None:
     loaded = loaded_with(SMALL)
     hungry = replace(loaded, model=Hungry(loaded.model, error))
     with pytest.raises(SynthError, match=message):
-        draw(label_map(), hungry, Plan(steps=1))
+        draw(label_map(), hungry, SamplerOptions(steps=1))
     shapes = replace(loaded, model=Hungry(loaded.model, RuntimeError("shapes")))
     with pytest.raises(RuntimeError, match="shapes"):
-        draw(label_map(), shapes, Plan(steps=1))
+        draw(label_map(), shapes, SamplerOptions(steps=1))
 
 
 def test_a_network_that_answers_nan_is_named() -> None:
@@ -235,7 +239,7 @@ def test_a_network_that_answers_nan_is_named() -> None:
     with torch.no_grad():
         next(loaded.model.parameters()).fill_(float("nan"))
     with pytest.raises(SynthError, match="answered with NaN"):
-        draw(label_map(), loaded, Plan(steps=1))
+        draw(label_map(), loaded, SamplerOptions(steps=1))
 
 
 def test_scans_have_the_sites_intensities() -> None:

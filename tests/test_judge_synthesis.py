@@ -17,7 +17,7 @@ from synth.checkpoints import checkpoint
 from synth.cli import main
 from synth.data.case import discover
 from synth.data.labels import regions_of
-from synth.evaluate.scans.features import Segmenter, column_names
+from synth.evaluate.scans.features import TumourSegmenter, column_names
 from synth.evaluate.scans.judge import evaluate_synthesis
 from synth.evaluate.scans.scan_case import load_scans
 from synth.metrics.overlap import dice
@@ -205,7 +205,7 @@ def test_pictures_mix_real_and_made_rows(data: Path, tmp_path: Path, monkeypatch
 def test_segmenter_judges_labels_and_gives_features(
     data: Path, model: Path, tmp_path: Path
 ) -> None:
-    judge = Segmenter(model)
+    judge = TumourSegmenter(model)
     case = discover(data / "truth")[0]
     found = judge.dice(case)
     wanted = regions_of(case.load("seg").data[0], case.scheme)
@@ -242,7 +242,7 @@ def test_a_checkpoint_that_does_not_segment_is_refused(tmp_path: Path) -> None:
     from tests.test_ddpm_lora_generate import save_model
 
     with pytest.raises(SynthError, match="ddpm_lora checkpoint"):
-        Segmenter(save_model(tmp_path / "base"))
+        TumourSegmenter(save_model(tmp_path / "base"))
 
 
 @pytest.mark.slow

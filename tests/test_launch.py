@@ -19,7 +19,7 @@ import pytest
 from synth.base.errors import SynthError
 from synth.base.files import write_json
 from synth.jobs.job import (
-    Options,
+    JobOptions,
     create_job,
     is_open,
     read_attempts,
@@ -30,7 +30,7 @@ from synth.jobs.job import (
 from synth.jobs.launch import Task, cluster_options, launch, read_statuses, status_table
 
 ROOT = Path(__file__).parents[1]
-TOY = Options(program="tests.toy_verb", retries=2)
+TOY = JobOptions(program="tests.toy_verb", retries=2)
 needs_submitit = pytest.mark.usefixtures("submitit")
 
 
@@ -146,10 +146,10 @@ def test_attempts_of_an_earlier_version_are_read(tmp_path):
 SCRIPT = """
 import sys
 from pathlib import Path
-from synth.jobs.launch import Options, launch
+from synth.jobs.launch import JobOptions, launch
 out = Path(sys.argv[1])
 many = {f"job-{i:02d}": ["save", str(out / f"done-{i:02d}"), "0.1"] for i in range(12)}
-launch(many, folder=out / "jobs", options=Options(program="tests.toy_verb"))
+launch(many, folder=out / "jobs", options=JobOptions(program="tests.toy_verb"))
 """
 
 
@@ -181,7 +181,7 @@ def test_two_workers_share_the_jobs_and_one_inherits_what_a_killed_one_leaves(tm
 def test_processes_of_this_machine_do_the_same(tmp_path, monkeypatch):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "7")
     jobs = commands(tmp_path) | {"die": ["die", str(tmp_path / "die")]}
-    options = Options(program="tests.toy_verb", retries=1, at_once=2)
+    options = JobOptions(program="tests.toy_verb", retries=1, at_once=2)
     found = launch(jobs, folder=tmp_path / "jobs", where="local", options=options)
     assert [(s.name, s.state, s.exit, s.attempts) for s in found] == [
         ("good", "done", 0, 1), ("twice", "done", 0, 2), ("never", "failed", 1, 2),
@@ -277,7 +277,7 @@ def test_on_slurm_an_array_has_a_task_for_each_job_and_preempted_ones_come_back(
     context = multiprocessing.get_context("fork")
     signaller = context.Process(target=_preempt, args=(tmp_path / "jobs/a", tmp_path / "a"))
     signaller.start()
-    options = Options(
+    options = JobOptions(
         program="tests.toy_verb", at_once=5, cluster={"timeout_min": 90, "slurm_partition": "gpu"}
     )
     found = launch(two, folder=tmp_path / "jobs", where="slurm", options=options)
@@ -301,7 +301,7 @@ def test_slurm_without_slurm_is_one_sentence(tmp_path, monkeypatch):
             where="slurm",
             options=TOY,
         )
-    options = Options(program="tests.toy_verb", cluster={"partiton": "gpu"})
+    options = JobOptions(program="tests.toy_verb", cluster={"partiton": "gpu"})
     with pytest.raises(SynthError, match="partiton"):
         launch({"a": ["w"]}, folder=tmp_path / "more", where="local", options=options)
 

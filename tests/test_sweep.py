@@ -16,7 +16,7 @@ from synth.checkpoints import checkpoint
 from synth.cli import look_up, main
 from synth.cli.sweep import _job_commands
 from synth.cli.sweep import sweep as sweep_verb
-from synth.jobs.job import Options
+from synth.jobs.job import JobOptions
 from synth.jobs.sweep import (
     begin_sweep,
     create_trial,
@@ -37,7 +37,7 @@ from tests.test_launch import submitit  # noqa: F401 (a fixture)
 from tests.toy_train import COMMAND, Config, resolve, sweep_in
 
 ROOT = Path(__file__).parents[1]
-TOY = Options(program="tests.toy_train")
+TOY = JobOptions(program="tests.toy_train")
 KINDS = (Config, TrainConfig)
 
 
@@ -207,7 +207,7 @@ def test_a_trial_that_fails_stays_open_for_the_next_sweep(tmp_path, monkeypatch)
 
     sweep, space = sweep_in(tmp_path), space_of("lr=1e-3,1e-2")
     monkeypatch.setenv("TOY_FAILS", "1")
-    options = Options(program="tests.toy_train", retries=1)
+    options = JobOptions(program="tests.toy_train", retries=1)
     try_optuna(sweep, space, resolve, trials=4, seed=0, options=options)
     states = [t.state.name for t in journal(tmp_path).trials]
     assert set(states) == {"COMPLETE", "RUNNING"}
@@ -220,14 +220,14 @@ def test_a_trial_that_fails_stays_open_for_the_next_sweep(tmp_path, monkeypatch)
 SCRIPT = """
 import os, sys, time
 from pathlib import Path
-from synth.jobs.job import Options
+from synth.jobs.job import JobOptions
 from synth.training.log import read_metrics
 from synth.training.stopping import Stop
 from synth.jobs.sweep_optuna import try_optuna
 from synth.jobs.sweep_space import read_space
 from tests.toy_train import Config, resolve, sweep_in
 space = read_space(["lr=1e-4..1e-2", "width=4,8"], [Config], ranges=True)
-options = Options(program="tests.toy_train")
+options = JobOptions(program="tests.toy_train")
 (Path(sys.argv[1]) / f"ready-{os.getpid()}").touch()
 while len(list(Path(sys.argv[1]).glob("ready-*"))) < 2:
     time.sleep(0.01)
@@ -276,7 +276,7 @@ def test_workers_are_started_for_a_sweep(tmp_path):
     pytest.importorskip("optuna")
     from synth.jobs.sweep_optuna import start_workers
 
-    options = Options(program="tests.toy_verb", at_once=2)
+    options = JobOptions(program="tests.toy_verb", at_once=2)
     words = ["write", f"{tmp_path}/made"]
     start_workers(sweep_in(tmp_path), words, trials=2, where="local", options=options)
     assert len((tmp_path / "made").read_text().splitlines()) == 2

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, kw_only=True)
-class DrawOptions:
+class PaintOptions:
     """The mean or a random result, and how it is drawn; None is left to the model."""
 
     estimate: Literal["mean", "sharp", "sample"] | None = None
@@ -61,7 +61,7 @@ def inpaint(
     contrasts: tuple[str, ...] = (),
     tta: bool | None = None,
     grain: bool = False,
-    draws: DrawOptions,
+    draws: PaintOptions,
     trained_as: TrainedAs,
     batch: BatchOptions,
     scheme: str = "auto",
@@ -113,7 +113,7 @@ def inpaint(
     return 2 if failed else 0
 
 
-def _sampler_options(draws: DrawOptions) -> SamplerOptions:
+def _sampler_options(draws: PaintOptions) -> SamplerOptions:
     from wdm3d.config import SamplerOptions
 
     given = draws.solver()

@@ -93,7 +93,7 @@ def sample(
         both = f"{' '.join(map(str, label_maps))} and --labels {' '.join(map(str, labels))}"
         raise SynthError(both, hint="give one of them")
 
-    from ddpm_lora.generate import Plan, load
+    from ddpm_lora.generate import SamplerOptions, load
     from ddpm_lora.label_maps import MEDDPM, demo, find, is_demo, require_known
     from ddpm_lora.provenance import Pedigree, append, require_within
     from ddpm_lora.write_samples import Maker, make
@@ -107,7 +107,7 @@ def sample(
     sources = label_maps or labels or (demo(),)
     if scheme == "auto" and all(map(is_demo, sources)):
         scheme = MEDDPM
-    plan = Plan(**vars(draws), seed=seed)
+    options = SamplerOptions(**vars(draws), seed=seed)
     cases = [case for source in sources for case in find(source, but=out)]
     require_unique(cases)
     cases = batch.share(cases)
@@ -120,7 +120,7 @@ def sample(
         strict=bool(append_to),
     )  # fmt: skip
     maker = Maker(
-        out=out, loaded=load(model, lora, pick(device)), plan=plan, samples=samples,
+        out=out, loaded=load(model, lora, pick(device)), options=options, samples=samples,
         pedigree=pedigree, scheme=scheme, brain=brain,
     )  # fmt: skip
     failed = make(maker, cases, force=batch.force)

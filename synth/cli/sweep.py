@@ -72,7 +72,7 @@ def sweep(
     def resolve(settings: Any) -> tuple[str, Any, TrainConfig]:
         return resolve_settings(family, preset, {**given, **settings})
 
-    from synth.jobs.job import Options
+    from synth.jobs.job import JobOptions
     from synth.jobs.launch import cluster_options
     from synth.jobs.sweep import begin_sweep, gather_best, try_grid
     from synth.jobs.sweep_space import grid as combinations
@@ -86,7 +86,7 @@ def sweep(
     for settings in tried:  # the impossible is refused before anything is begun
         resolve(settings)
     swept = begin_sweep(out, command, resolve({})[2])
-    options = Options(
+    options = JobOptions(
         program=PROGRAM, retries=retries, at_once=at_once, cluster=cluster_options(cluster)
     )
     if grid:
@@ -135,10 +135,10 @@ def launch(
     """
     from synth.evaluate.tables import plain_table
     from synth.jobs import launch as jobs
-    from synth.jobs.job import Options
+    from synth.jobs.job import JobOptions
 
     if not status:
-        options = Options(
+        options = JobOptions(
             program=PROGRAM, retries=retries, at_once=at_once,
             cluster=jobs.cluster_options(cluster),
         )  # fmt: skip

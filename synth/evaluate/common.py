@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -12,9 +13,10 @@ import numpy as np
 
 from synth.base.errors import SynthError
 from synth.base.files import write_json
+from synth.base.manifest import manifest
 from synth.data.case import Case, discover, require_unique
 from synth.data.split import read_split
-from synth.evaluate.tables import markdown_table, write_text
+from synth.evaluate.tables import markdown_table, write_csv, write_text
 from synth.training.log import Progress
 
 SUMMARY = "summary.json"
@@ -35,12 +37,6 @@ class Evaluation:
     summary: Mapping[str, Any]
     table: str
     """The tables for the terminal."""
-
-
-def refuse_existing(out: Path, *, force: bool) -> None:
-    """Refuse a folder that holds an evaluation already."""
-    if (out / SUMMARY).exists() and not force:
-        raise SynthError(f"{out} holds an evaluation already", hint="--force overwrites it")
 
 
 def find_cases(truth_dir: Path, split: Path | None, scheme: str = "auto") -> list[Case]:
@@ -106,40 +102,6 @@ def only_file(found: Mapping[str, Sequence[Path]], names: Sequence[str]) -> Path
     return paths[0]
 
 
-def judge_each(
-    cases: Sequence[Case],
-    judge: Callable[[Case], T],
-    problems: list[str],
-    bar: Progress,
-    *,
-    name: str = "",
-    least: int = 1,
-) -> Iterator[T]:
-    """Yield the result of each case; a bad case becomes a line of `problems`.
-
-    Fewer than `least` results of the set `name` are refused.
-    """
-    count = 0
-    for case in cases:
-        try:
-            found = judge(case)
-        except SynthError as error:
-            hint = f" → {error.hint}" if error.hint else ""
-            message = error.message.removeprefix(f"{case.id}: ")
-            problems.append(f"{name} {case.id}: {message}{hint}".lstrip())
-            log.warning(problems[-1])
-        else:
-            count += 1
-            yield found
-        bar.advance()
-    if count < least:
-        needed = f", {least} are needed" if least > 1 else ""
-        raise SynthError(
-            f"{name}: {count or 'none'} of {len(cases)} cases could be judged{needed}".lstrip(": "),
-            hint=f"the first problem: {problems[0]}" if problems else "give more cases",
-        )
-
-
 def evenly(count: int, most: int) -> list[int]:
     """Return `most` places from the first of `count` to the last, so that nobody picks."""
     return np.linspace(0, count - 1, min(most, count)).round().astype(int).tolist()
@@ -150,15 +112,88 @@ def as_json_tables(tables: Sequence[tuple[str, Rows]]) -> list[dict[str, Any]]:
     return [{"title": title, "rows": [list(row) for row in rows]} for title, rows in tables]
 
 
-def write_results(
-    out: Path, tables: Sequence[tuple[str, Rows]], summary: Mapping[str, Any], shown: str
-) -> Evaluation:
-    """Write table.md and, as it says that all is there, summary.json last; return the evaluation.
+class EvaluationRun:
+    """One evaluation: what could not be judged becomes a line, and the folder is written last.
 
-    `shown` is the text for the terminal.
+    Args:
+        kind: the word after `synth evaluate`.
+        out: folder to write.
+        force: overwrite an earlier evaluation.
+        **arguments: for the record.
     """
-    parts = [f"{title}\n\n{markdown_table(rows)}\n" for title, rows in tables]
-    write_text(out / "table.md", "\n".join(parts))
-    complete: dict[str, Any] = {**summary, "tables": as_json_tables(tables)}
-    write_json(out / SUMMARY, complete)
-    return Evaluation(problems=tuple(complete["problems"]), summary=complete, table=shown)
+
+    def __init__(self, kind: str, out: Path, *, force: bool, **arguments: Any) -> None:
+        if (out / SUMMARY).exists() and not force:
+            raise SynthError(f"{out} holds an evaluation already", hint="--force overwrites it")
+        self.verb, self.out, self.arguments = f"evaluate {kind}", out, arguments | {"out": out}
+        self.began = time.monotonic()
+        self.problems: list[str] = []
+        """One line for each case that could not be judged."""
+
+    def judge_each(
+        self,
+        cases: Sequence[Case],
+        judge: Callable[[Case], T],
+        bar: Progress,
+        *,
+        name: str = "",
+        least: int = 1,
+    ) -> Iterator[T]:
+        """Yield the result of each case; fewer than `least` of the set `name` are refused."""
+        count = 0
+        for case in cases:
+            try:
+                found = judge(case)
+            except SynthError as error:
+                hint = f" → {error.hint}" if error.hint else ""
+                message = error.message.removeprefix(f"{case.id}: ")
+                self.problems.append(f"{name} {case.id}: {message}{hint}".lstrip())
+                log.warning(self.problems[-1])
+            else:
+                count += 1
+                yield found
+            bar.advance()
+        if count < least:
+            needed = f", {least} are needed" if least > 1 else ""
+            raise SynthError(
+                f"{name}: {count or 'none'} of {len(cases)} cases could be judged{needed}".lstrip(
+                    ": "
+                ),
+                hint=f"the first problem: {self.problems[0]}"
+                if self.problems
+                else "give more cases",
+            )
+
+    def write(
+        self,
+        tables: Sequence[tuple[str, Rows]],
+        results: Mapping[str, Any],
+        per_case: tuple[Sequence[str], Iterable[Sequence[Any]]],
+        shown: str,
+        *,
+        inputs: Iterable[Path] = (),
+        **facts: Any,
+    ) -> Evaluation:
+        """Write per_case.csv, table.md and, as it says that all is there, summary.json last.
+
+        Args:
+            tables: titles and rows.
+            results: for summary.json.
+            per_case: columns and lines of per_case.csv.
+            shown: the text for the terminal.
+            inputs: files whose hashes are recorded by their names.
+            **facts: further parts of the record.
+        """
+        seconds = round(time.monotonic() - self.began, 2)
+        record = manifest(self.verb, self.arguments, inputs, **facts, seconds=seconds)
+        summary: dict[str, Any] = {
+            **record,
+            "problems": self.problems,
+            **results,
+            "tables": as_json_tables(tables),
+        }
+        write_csv(self.out / "per_case.csv", *per_case)
+        parts = [f"{title}\n\n{markdown_table(rows)}\n" for title, rows in tables]
+        write_text(self.out / "table.md", "\n".join(parts))
+        write_json(self.out / SUMMARY, summary)
+        return Evaluation(problems=tuple(self.problems), summary=summary, table=shown)

@@ -19,23 +19,20 @@ import numpy as np
 
 from synth.base.config import did_you_mean
 from synth.base.errors import SynthError
-from synth.base.manifest import manifest
 from synth.data.case import Case
 from synth.data.fill import BASELINES
 from synth.data.volume import Volume
 from synth.evaluate import tables as scoreboard
 from synth.evaluate.common import (
     Evaluation,
+    EvaluationRun,
     evenly,
     find_cases,
     find_nifti,
-    judge_each,
     only_file,
-    refuse_existing,
-    write_results,
 )
 from synth.evaluate.inpainting_case import KnownHole, fill_native, load_hole
-from synth.evaluate.tables import Score, plain_table, write_csv
+from synth.evaluate.tables import Score, plain_table
 from synth.metrics.downstream_use import DownstreamUse
 from synth.metrics.image import inpainting_metrics
 from synth.pictures import inpainting
@@ -83,25 +80,22 @@ def evaluate_inpainting(  # noqa: PLR0913 - all but three by name
         progress: show a progress bar.
         use: judge the answers by their use, too: sharpness, tissues, registration.
     """
-    began = time.monotonic()
     fills = choose_baselines(baselines)
     if pred_dir is None and not fills:
         raise SynthError("nothing to judge: neither predictions nor baselines")
-    refuse_existing(out, force=force)
+    run = EvaluationRun("inpainting", out, force=force, pred=pred_dir, truth=truth_dir,
+                        baselines=list(fills), split=split)  # fmt: skip
     hint = "the word `baselines` judges the baselines alone"
     predictions = None if pred_dir is None else find_nifti(pred_dir, hint)
     cases = find_cases(truth_dir, split)
     shown = PREDICTION if predictions is not None else next(reversed(fills))
-
     scores: list[Score] = []
-    problems: list[str] = []
     inputs: list[Path] = []
     views: dict[str, inpainting.HoleView] = {}
     with Progress(len(cases), label="evaluate", unit="case", shown=progress) as bar:
-        judged_cases = judge_each(
-            cases, lambda case: judge(case, predictions, fills, use=use), problems, bar
-        )
-        for judged in judged_cases:
+        for judged in run.judge_each(
+            cases, lambda case: judge(case, predictions, fills, use=use), bar
+        ):
             scores += judged.scores
             inputs += judged.inputs
             if pictures:
@@ -109,31 +103,21 @@ def evaluate_inpainting(  # noqa: PLR0913 - all but three by name
                 views[case_id] = _draw(judged, shown, out / "pictures" / f"{case_id}.png")
     if views:
         _draw_overview(views, scores, shown, out / "overview.png")
-
     results = _results(scores, shown)
     used = {str(p) for p in inputs}
-    facts = manifest(
-        "evaluate inpainting",
-        {
-            "pred": pred_dir, "truth": truth_dir, "out": out, "baselines": list(fills),
-            "split": split,
-        },
-        inputs,
-        seconds=round(time.monotonic() - began, 2),
-    )  # fmt: skip
-    ignored = sorted(
-        str(p) for paths in (predictions or {}).values() for p in paths if str(p) not in used
-    )
-    summary = facts | {"problems": problems, "predictions_not_used": ignored} | results
+    given = (str(p) for paths in (predictions or {}).values() for p in paths)
+    tables = list(_tables(results))
     metrics = list(scores[0].values)
-    write_csv(
-        out / "per_case.csv",
-        ["case", "method", *metrics, "hole_voxels"],
-        ([s.case, s.method, *(float(s.values[m]) for m in metrics), s.voxels] for s in scores),
+    return run.write(
+        tables,
+        {"predictions_not_used": sorted(p for p in given if p not in used)} | results,
+        (
+            ["case", "method", *metrics, "hole_voxels"],
+            ([s.case, s.method, *(float(s.values[m]) for m in metrics), s.voxels] for s in scores),
+        ),
+        "\n\n".join(plain_table(rows) for _, rows in tables),
+        inputs=inputs,
     )
-    tables = list(_tables(summary))
-    plain = "\n\n".join(plain_table(rows) for _, rows in tables)
-    return write_results(out, tables, summary, plain)
 
 
 def choose_baselines(names: Sequence[str]) -> dict[str, Callable[..., np.ndarray]]:

@@ -143,6 +143,14 @@ class MaskReference:
             **memory,
         )
 
+    def numbers(self) -> dict[str, Any]:
+        """Return what real masks score among themselves, for JSON."""
+        found: dict[str, Any] = {"masks": len(self.rows), "halves": self.floor}
+        if self.rule is not None:
+            found["nearest_training_dice"] = overlap_spread(self.rule.unseen)
+            found["copy_dice"] = self.rule.threshold
+        return found
+
     def cells(self) -> list[str]:
         """Return the real masks' own line: their halves stay within this in 95 of 100 deals."""
         apart = [f"≤ {self.floor[name]['high']:.3f}" for name in ("mmd2", *SHOWN)]

@@ -7,7 +7,6 @@ compared on one voxel size, the coarser of the two, since areas and topology dep
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,24 +14,20 @@ from typing import Any
 import numpy as np
 
 from synth.base.files import file_hash
-from synth.base.manifest import manifest
 from synth.evaluate.common import (
     Evaluation,
+    EvaluationRun,
     evenly,
     find_real_sets,
-    judge_each,
-    refuse_existing,
-    write_results,
 )
 from synth.evaluate.mask_files import Mask, common_spacing_mm, find_masks, load_mask, on_spacing
 from synth.evaluate.mask_reference import (
     MaskComparison,
     MaskReference,
     features_table,
-    overlap_spread,
     sets_table,
 )
-from synth.evaluate.tables import plain_table, write_csv
+from synth.evaluate.tables import plain_table
 from synth.pictures.rendering import draw_tumours
 from synth.training.log import Progress
 
@@ -69,17 +64,16 @@ def evaluate_masks(
         pictures: draw the page.
         force: overwrite an earlier evaluation.
     """
-    began = time.monotonic()
-    refuse_existing(out, force=force)
+    run = EvaluationRun("masks", out, force=force, pred=pred_dir, truth=truth_dir,
+                        train=train_dir, split=split)  # fmt: skip
     sets = {"generated": find_masks(pred_dir, scheme)}
     sets |= find_real_sets(
         truth_dir, train_dir, split, scheme, lambda folder: find_masks(folder, scheme),
         labelled=True,
     )  # fmt: skip
-    problems: list[str] = []
     with Progress(sum(map(len, sets.values())), label="read", unit="mask") as bar:
         read = {
-            name: list(judge_each(cases, load_mask, problems, bar, name=name, least=LEAST[name]))
+            name: list(run.judge_each(cases, load_mask, bar, name=name, least=LEAST[name]))
             for name, cases in sets.items()
         }
     spacing_mm = common_spacing_mm(read["generated"], read["real"])
@@ -94,33 +88,23 @@ def evaluate_masks(
         draw_page(
             {name: own for name, own in masks.items() if name != "training"}, out / "masks.png"
         )
-    facts = manifest(
-        "evaluate masks",
-        {"pred": pred_dir, "truth": truth_dir, "train": train_dir, "split": split, "out": out},
-        (),
+    tables = (
+        (SETS_HEAD, sets_table(verdicts, reference)),
+        (FEATURES_HEAD, features_table(verdicts["generated"], reference)),
+    )
+    return run.write(
+        tables,
+        {
+            "spacing_mm": spacing_mm,
+            "real": reference.numbers(),
+            **{name: verdict.numbers() for name, verdict in verdicts.items()},
+            "copied": _copied(verdicts["generated"], masks["generated"], reference),
+        },
+        _per_case(masks, reference, verdicts),
+        "\n\n".join(plain_table(rows) for _, rows in tables),
         # The same file name may be in every folder.
         files={n: {m.name: file_hash(m.path) for m in own} for n, own in masks.items()},
-        seconds=round(time.monotonic() - began, 2),
     )
-    copied = _copied(verdicts["generated"], masks["generated"], reference)
-    real: dict[str, Any] = {"masks": len(reference.rows), "halves": reference.floor}
-    if reference.rule is not None:
-        real |= {
-            "nearest_training_dice": overlap_spread(reference.rule.unseen),
-            "copy_dice": reference.rule.threshold,
-        }
-    summary = facts | {
-        "problems": problems,
-        "spacing_mm": spacing_mm,
-        "real": real,
-        **{name: verdict.numbers() for name, verdict in verdicts.items()},
-        "copied": copied,
-    }
-    _write_csv(out / "per_case.csv", masks, reference, verdicts)
-    heads = (SETS_HEAD, FEATURES_HEAD)
-    tables = (sets_table(verdicts, reference), features_table(verdicts["generated"], reference))
-    plain = "\n\n".join(map(plain_table, tables))
-    return write_results(out, list(zip(heads, tables, strict=True)), summary, plain)
 
 
 def draw_page(sets: Mapping[str, Sequence[Mask]], path: Path, *, most: int = PAGE_MASKS) -> Path:
@@ -151,12 +135,12 @@ def _copied(
     ]
 
 
-def _write_csv(
-    path: Path,
+def _per_case(
     masks: Mapping[str, Sequence[Mask]],
     reference: MaskReference,
     verdicts: Mapping[str, MaskComparison],
-) -> None:
+) -> tuple[list[str], list[list[Any]]]:
+    """Return the columns and lines of per_case.csv."""
     names = [*reference.rows[0], "nearest_dice"]
     unseen = reference.rule.unseen if reference.rule else None
     lines = []
@@ -169,4 +153,4 @@ def _write_csv(
             other = "" if near is None else reference.train_names[near.index[i]]
             cells = (float(values.get(n, math.nan)) for n in names)
             lines.append([name, mask.name, *cells, other, mask.path])
-    write_csv(path, ["set", "mask", *names, "nearest_training", "file"], lines)
+    return ["set", "mask", *names, "nearest_training", "file"], lines

@@ -9,7 +9,6 @@ happens to numbers that do not exist.
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,18 +19,15 @@ import numpy as np
 from synth.base.config import did_you_mean
 from synth.base.errors import SynthError
 from synth.base.files import file_hash
-from synth.base.manifest import manifest
 from synth.data.case import Case, require_scheme, require_unique
 from synth.data.volume import Volume
 from synth.evaluate import segmentation_scores as scores
 from synth.evaluate.common import (
     Evaluation,
+    EvaluationRun,
     find_cases,
     find_nifti,
-    judge_each,
     only_file,
-    refuse_existing,
-    write_results,
 )
 from synth.evaluate.segmentation_scores import RegionScore
 from synth.evaluate.tables import plain_table
@@ -71,16 +67,12 @@ def evaluate_segmentation(
         pictures: draw the worst cases and those about the median.
         force: overwrite an earlier evaluation.
     """
-    began = time.monotonic()
     for name in conventions:
         if name not in scores.CONVENTIONS:
             raise SynthError(f"no convention '{name}'", hint=did_you_mean(name, scores.CONVENTIONS))
-    refuse_existing(out, force=force)
-    cases = find_cases(truth_dir, split, scheme)
-    if split is None:
-        cases = [case for case in cases if "seg" in case.files]
-        if not cases:
-            raise SynthError(f"{truth_dir}: no label maps", hint="names are like <case>-seg.nii.gz")
+    run = EvaluationRun("segmentation", out, force=force, pred=pred_dir, truth=truth_dir,
+                        split=split, scheme=scheme, conventions=list(conventions))  # fmt: skip
+    cases = _labelled_cases(truth_dir, split, scheme)
     hint = "names are like <case>-seg.nii.gz or <case>.nii.gz"
     predictions = find_nifti(pred_dir, hint)
     if not predictions:
@@ -92,46 +84,48 @@ def evaluate_segmentation(
         return case, path, judge(case, path, conventions)
 
     rows: list[RegionScore] = []
-    problems: list[str] = []
     judged: dict[str, tuple[Case, Path]] = {}
     with Progress(len(cases), label="evaluate", unit="case") as bar:
-        for case, path, own in judge_each(cases, judged_case, problems, bar):
+        for case, path, own in run.judge_each(cases, judged_case, bar):
             rows += own
             judged[case.id] = (case, path)
     if pictures:
         draw_page(rows, judged, out / "cases.png")
     used = {path for _, path in judged.values()}
-    facts = manifest(
-        "evaluate segmentation",
-        {
-            "pred": pred_dir, "truth": truth_dir, "out": out, "split": split, "scheme": scheme,
-            "conventions": list(conventions),
-        },
-        (),
-        # Truth and prediction often have the same name.
-        files={
-            "truth": {name: file_hash(case.path("seg")) for name, (case, _) in judged.items()},
-            "prediction": {name: file_hash(path) for name, (_, path) in judged.items()},
-        },
-        seconds=round(time.monotonic() - began, 2),
-    )  # fmt: skip
-    summary: dict[str, Any] = facts | {
+    found = scores.summarise(rows)
+    results: dict[str, Any] = {
         "cases": len(judged),
-        "problems": problems,
         "predictions_not_used": sorted(
             str(p) for paths in predictions.values() for p in paths if p not in used
         ),
         "policy": {name: scores.POLICY[name] for name in conventions},
         "official_names": {name: scores.OFFICIAL[name] for name in conventions},
-        "conventions": scores.summarise(rows),
+        "conventions": found,
     }
-    scores.write_scores(out / "per_case.csv", rows)
     tables = [
-        (f"BraTS {name}, mean ± sd. {scores.POLICY[name]}.", scores.table_rows(found))
-        for name, found in summary["conventions"].items()
+        (f"BraTS {name}, mean ± sd. {scores.POLICY[name]}.", scores.table_rows(found[name]))
+        for name in conventions
     ]
-    plain = "\n\n".join(f"{head}\n{plain_table(lines)}" for head, lines in tables)
-    return write_results(out, tables, summary, plain)
+    return run.write(
+        tables,
+        results,
+        scores.score_lines(rows),
+        "\n\n".join(f"{head}\n{plain_table(lines)}" for head, lines in tables),
+        # Truth and prediction often have the same name.
+        files={
+            "truth": {name: file_hash(case.path("seg")) for name, (case, _) in judged.items()},
+            "prediction": {name: file_hash(path) for name, (_, path) in judged.items()},
+        },
+    )
+
+
+def _labelled_cases(truth_dir: Path, split: Path | None, scheme: str) -> list[Case]:
+    cases = find_cases(truth_dir, split, scheme)
+    if split is None:
+        cases = [case for case in cases if "seg" in case.files]
+        if not cases:
+            raise SynthError(f"{truth_dir}: no label maps", hint="names are like <case>-seg.nii.gz")
+    return cases
 
 
 def judge(case: Case, path: Path, conventions: Sequence[Convention]) -> list[RegionScore]:

@@ -191,19 +191,23 @@ def table_rows(summary: Mapping[str, Mapping[str, Any]]) -> list[list[str]]:
     return rows
 
 
-def write_scores(path: Path, rows: Sequence[RegionScore]) -> Path:
-    """Write a line a case, region and convention, numbers in full precision (nan as such)."""
+def score_lines(rows: Sequence[RegionScore]) -> tuple[list[str], list[list[Any]]]:
+    """Return columns and a line a case, region and convention, in full precision (nan as such)."""
     extra = [name for name in ("fold", "seed") if any(getattr(r, name) is not None for r in rows)]
-    lines = (
+    lines = [
         [
             row.case, row.patient, *(getattr(row, name) for name in extra), row.region,
             row.convention,
             *(float(row.values[m]) if m in row.values else "" for m in METRICS),
         ]
         for row in rows
-    )  # fmt: skip
-    heading = ["case", "patient", *extra, "region", "convention", *METRICS]
-    return write_csv(path, heading, lines)
+    ]  # fmt: skip
+    return ["case", "patient", *extra, "region", "convention", *METRICS], lines
+
+
+def write_scores(path: Path, rows: Sequence[RegionScore]) -> Path:
+    """Write scores as csv."""
+    return write_csv(path, *score_lines(rows))
 
 
 def read_scores(path: Path) -> list[RegionScore]:

@@ -37,7 +37,7 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options:
+class JobOptions:
     """How jobs are run, and how often they are tried."""
 
     program: str
@@ -112,7 +112,7 @@ def read_status(job: Path) -> Status:
     )  # fmt: skip
 
 
-def is_open(job: Path, options: Options) -> bool:
+def is_open(job: Path, options: JobOptions) -> bool:
     """Say whether a job should be tried: it is not done, not running, and not hopeless."""
     attempts = read_attempts(job)
     if not attempts:
@@ -129,7 +129,7 @@ def is_running(job: Path) -> bool:
     return any(attempt["state"] == "running" for attempt in read_attempts(job)[-1:])
 
 
-def run_job(job: Path, options: Options, execute: Callable[[list[str], TextIO], int]) -> bool:
+def run_job(job: Path, options: JobOptions, execute: Callable[[list[str], TextIO], int]) -> bool:
     """Try a job until it is done or hopeless; False if there was nothing to try.
 
     Args:

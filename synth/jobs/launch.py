@@ -18,7 +18,7 @@ from typing import Any, Literal, TextIO
 
 from synth.base.errors import SynthError
 from synth.jobs import job
-from synth.jobs.job import POLL_SECONDS, Options, Status, is_open, is_running, run_job
+from synth.jobs.job import POLL_SECONDS, JobOptions, Status, is_open, is_running, run_job
 
 Where = Literal["here", "local", "slurm"]
 DAYS_30 = 30 * 24 * 60
@@ -31,7 +31,7 @@ def launch(
     *,
     folder: Path,
     where: Where = "here",
-    options: Options,
+    options: JobOptions,
 ) -> list[Status]:
     """Run command lines (name → words of a verb), each until it is done or hopeless.
 
@@ -85,7 +85,7 @@ class Task:
     """What submitit runs: jobs one after another, each in a process that can be stopped."""
 
     jobs: Sequence[Path]
-    options: Options
+    options: JobOptions
     environment: Mapping[str, str | None]
     child: subprocess.Popen | None = field(default=None, init=False)
 
@@ -114,7 +114,7 @@ class Task:
         return submitit.helpers.DelayedSubmission(replace(self))
 
 
-def _submit(jobs: Sequence[Path], executor: Any, where: Where, options: Options) -> None:
+def _submit(jobs: Sequence[Path], executor: Any, where: Where, options: JobOptions) -> None:
     """Hand open jobs to submitit, and wait for its tasks."""
     shares, visible = [[path] for path in jobs], {}
     if where == "local":
@@ -144,7 +144,7 @@ def _submit(jobs: Sequence[Path], executor: Any, where: Where, options: Options)
         raise SynthError(f"no worker began: {reason}", hint=f"see {executor.folder}")
 
 
-def _executor(folder: Path, where: Where, options: Options, jobs: int) -> Any:
+def _executor(folder: Path, where: Where, options: JobOptions, jobs: int) -> Any:
     """Return the executor of submitit."""
     try:
         import submitit

@@ -19,7 +19,7 @@ from typing import Any
 from synth.base.config import to_dict
 from synth.base.errors import SynthError
 from synth.base.files import atomic_folder, atomic_path, read_json, write_json
-from synth.jobs.job import Options, Status, read_status
+from synth.jobs.job import JobOptions, Status, read_status
 from synth.jobs.launch import Where, launch
 from synth.jobs.sweep_space import flags
 from synth.training.config import TrainConfig
@@ -115,7 +115,7 @@ def try_grid(
     resolve: Resolve,
     *,
     where: Where = "here",
-    options: Options,
+    options: JobOptions,
 ) -> None:
     """Train every combination of settings; impossible ones are refused before the first."""
     for settings in trials:

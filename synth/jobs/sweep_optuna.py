@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from synth.base.errors import SynthError
 from synth.base.seeding import mix
-from synth.jobs.job import POLL_SECONDS, Options, lock
+from synth.jobs.job import POLL_SECONDS, JobOptions, lock
 from synth.jobs.launch import Where, launch
 from synth.jobs.sweep import Resolve, Sweep, create_trial
 from synth.jobs.sweep_space import Choices, Range, Space
@@ -31,7 +31,7 @@ log = logging.getLogger(__name__)
 
 
 def try_optuna(
-    sweep: Sweep, space: Space, resolve: Resolve, *, trials: int, seed: int, options: Options
+    sweep: Sweep, space: Space, resolve: Resolve, *, trials: int, seed: int, options: JobOptions
 ) -> None:
     """Run trials in this process until so many are finished; others may do the same meanwhile."""
     study = _open_study(sweep, space)
@@ -50,7 +50,7 @@ def try_optuna(
 
 
 def start_workers(
-    sweep: Sweep, words: Sequence[str], *, trials: int, where: Where, options: Options
+    sweep: Sweep, words: Sequence[str], *, trials: int, where: Where, options: JobOptions
 ) -> None:
     """Launch workers that each run `words`, the command of this sweep done here."""
     workers = options.at_once or (max(1, trials // 4) if where == "slurm" else 1)
@@ -122,7 +122,7 @@ def _take_trial(
 
 def _run_trial(
     study: optuna.Study, trial: optuna.Trial, sweep: Sweep, space: Space, resolve: Resolve,
-    options: Options,
+    options: JobOptions,
 ) -> None:  # fmt: skip
     """Train with the settings of a trial, and tell the score; a failed trial stays unfinished."""
     from optuna.trial import TrialState

@@ -114,7 +114,7 @@ def pooled(maps: Tensor, weight: Tensor) -> Tensor:  # (1, C, X, Y, Z), (1, 1, X
     return torch.cat((mean, spread.clamp(min=0).sqrt()))
 
 
-class Segmenter:
+class TumourSegmenter:
     """A segmentation checkpoint, trained on real cases that are judged by neither side."""
 
     def __init__(self, path: str | Path, device: str = "cpu") -> None:
@@ -253,7 +253,7 @@ class Description:
 def describe(
     scans: Scans,
     features: Callable[[Scans], np.ndarray],
-    segmenter: Segmenter | None = None,
+    segmenter: TumourSegmenter | None = None,
     *,
     thumbnail: bool = False,
 ) -> Description:

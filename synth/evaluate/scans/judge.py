@@ -7,7 +7,6 @@ voxel size, the coarser of the sets, since texture depends on it. `--keep` sorts
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,16 +16,13 @@ import numpy as np
 
 from synth.base.devices import pick
 from synth.base.files import atomic_path
-from synth.base.manifest import manifest
 from synth.data.case import MODALITIES, Case
 from synth.data.volume import Volume
 from synth.evaluate import quality_filter
 from synth.evaluate.common import (
     Evaluation,
+    EvaluationRun,
     evenly,
-    judge_each,
-    refuse_existing,
-    write_results,
 )
 from synth.evaluate.quality_filter import Rule
 from synth.evaluate.scans import tables as synthesis_tables
@@ -34,7 +30,7 @@ from synth.evaluate.scans.features import (
     DICE,
     Description,
     RandomConvolutions,
-    Segmenter,
+    TumourSegmenter,
     column_names,
     describe,
 )
@@ -49,7 +45,7 @@ from synth.evaluate.scans.scan_case import (
     load_scans,
     real_sets,
 )
-from synth.evaluate.tables import plain_table, write_csv
+from synth.evaluate.tables import plain_table
 from synth.pictures.montage import draw_montage
 from synth.pictures.slices import BACKGROUND as DARK
 from synth.pictures.slices import INK, PLANES, cut_planes, find_frame, find_middle
@@ -166,11 +162,11 @@ def _four(draw, path: Path, unit: str) -> Path:
 class Reader:
     """Reads cases, keeps their descriptions, and the panels of those that are drawn."""
 
-    features: RandomConvolutions | Segmenter
-    segmenter: Segmenter | None
+    run: EvaluationRun
+    features: RandomConvolutions | TumourSegmenter
+    segmenter: TumourSegmenter | None
     spacing_mm: float
     pictures: bool
-    problems: list[str] = field(default_factory=list)
     panels: dict[str, list[tuple[str, Panels]]] = field(default_factory=dict)
 
     def read(self, name: str, cases: Sequence[Case], bar: Progress) -> list[Description]:
@@ -191,7 +187,7 @@ class Reader:
             return found
 
         least = LEAST[name]
-        return list(judge_each(cases, describe_case, self.problems, bar, name=name, least=least))
+        return list(self.run.judge_each(cases, describe_case, bar, name=name, least=least))
 
 
 def evaluate_synthesis(
@@ -217,19 +213,20 @@ def evaluate_synthesis(
         segmenter: segmentation checkpoint, trained on real cases: gives features, and says
             whether the tumour is where the labels are.
         keep: rules on columns of per_case.csv; writes kept.json and dropped.csv.
-        **options: see `Options`.
+        **options: see `JudgeOptions`.
     """
-    began = time.monotonic()
-    wish = Options(**options)
+    wish = JudgeOptions(**options)
     rules = quality_filter.parse_rules(keep)
-    refuse_existing(out, force=wish.force)
+    run = EvaluationRun("synthesis", out, force=wish.force, pred=pred_dir, truth=truth_dir,
+                        train=train_dir, split=split, segmenter=segmenter,
+                        keep=list(keep))  # fmt: skip
     sets = {"generated": find_scans(pred_dir, wish.scheme)}
     sets |= real_sets(truth_dir, train_dir, split, wish.scheme)
     columns = column_names(segmenter=segmenter is not None, training="training" in sets)
     quality_filter.require_columns(rules, columns, NEEDS)
-    judge = Segmenter(segmenter, pick(wish.device)) if segmenter else None
+    judge = TumourSegmenter(segmenter, pick(wish.device)) if segmenter else None
     reader = Reader(
-        features=judge or RandomConvolutions(), segmenter=judge,
+        run=run, features=judge or RandomConvolutions(), segmenter=judge,
         spacing_mm=common_spacing_mm(sets["generated"], sets["real"]), pictures=wish.pictures,
     )  # fmt: skip
     with Progress(sum(map(len, sets.values())), label="read", unit="case") as bar:
@@ -240,22 +237,10 @@ def evaluate_synthesis(
         for name, own in read.items()
         if name != "real"
     }
-    rows = {d.case.id: row for d, row in zip(read["generated"], verdicts["generated"].rows,
-                                             strict=True)}  # fmt: skip
-    gate = _gate(out, rules, rows, read["generated"])
+    gate = _gate(out, rules, verdicts["generated"], read["generated"])
     if wish.pictures:
         _draw(out, reader, read)
-    facts = manifest(
-        "evaluate synthesis",
-        {"pred": pred_dir, "truth": truth_dir, "train": train_dir, "split": split, "out": out,
-         "segmenter": segmenter, "keep": list(keep)},
-        (),
-        files={n: {d.case.id: quality_filter.scans_hash(d.case) for d in own}
-               for n, own in read.items()},
-        seconds=round(time.monotonic() - began, 2),
-    )  # fmt: skip
-    summary = facts | {
-        "problems": reader.problems,
+    results = {
         "spacing_mm": reader.spacing_mm,
         "features": reader.features.name,
         "real": reference.numbers(reference.verdict, read["real"]) | {"halves": reference.floor},
@@ -265,14 +250,21 @@ def evaluate_synthesis(
         "signs": reference.expected,
         "gate": gate,
     }
-    _write_csv(out / "per_case.csv", read, {"real": reference.verdict, **verdicts}, reference)
-    tables = synthesis_tables.tables(summary)
-    plain = "\n\n".join(plain_table(t) for _, t in tables[:3])
-    return write_results(out, tables, summary, plain)
+    tables = synthesis_tables.tables(results)
+    return run.write(
+        tables,
+        results,
+        _per_case(read, {"real": reference.verdict, **verdicts}, reference),
+        "\n\n".join(plain_table(t) for _, t in tables[:3]),
+        files={
+            n: {d.case.id: quality_filter.scans_hash(d.case) for d in own}
+            for n, own in read.items()
+        },
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options:
+class JudgeOptions:
     """How an evaluation is done."""
 
     scheme: str = "auto"
@@ -287,11 +279,12 @@ class Options:
 def _gate(
     out: Path,
     rules: Sequence[Rule],
-    rows: Mapping[str, Mapping[str, float]],
+    verdict: ScanComparison,
     made: Sequence[Description],
 ) -> dict[str, Any] | None:
     if not rules:
         return None
+    rows = {d.case.id: row for d, row in zip(made, verdict.rows, strict=True)}
     reasons = quality_filter.judge_rows(rules, rows)
     return quality_filter.write_gate(out, rules, reasons, {d.case.id: d.case for d in made})
 
@@ -322,12 +315,12 @@ def _draw(out: Path, reader: Reader, read: Mapping[str, Sequence[Description]]) 
     intensities({n: [d.row for d in own] for n, own in shown.items()}, out / "intensities.png")
 
 
-def _write_csv(
-    path: Path,
+def _per_case(
     read: Mapping[str, Sequence[Description]],
     verdicts: Mapping[str, ScanComparison],
     reference: ScanReference,
-) -> None:
+) -> tuple[list[str], list[list[Any]]]:
+    """Return the columns and lines of per_case.csv."""
     names = list(dict.fromkeys(n for v in verdicts.values() for row in v.rows for n in row))
     lines = []
     for name, own in read.items():
@@ -336,4 +329,4 @@ def _write_csv(
             other = "" if near is None else reference.train[near.index[i]].case.id
             cells = (float(row.get(n, math.nan)) for n in names)
             lines.append([name, described.case.id, *cells, other])
-    write_csv(path, ["set", "case", *names, "nearest_training"], lines)
+    return ["set", "case", *names, "nearest_training"], lines
