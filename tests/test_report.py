@@ -29,10 +29,9 @@ from synth.evaluate.inpainting import evaluate_inpainting
 from synth.evaluate.masks import evaluate_masks
 from synth.evaluate.scans.judge import evaluate_synthesis
 from synth.evaluate.segmentation_scores import RegionScore
-from synth.evaluate.tables import markdown_table
 from synth.pictures import slices as thumbnail
 from synth.study.report.account import _abroad
-from synth.study.report.html import VOID, Html, Source, joined, markdown_tables, tag
+from synth.study.report.html import VOID, Html, Source, joined, tag
 from synth.study.report.page import SECTIONS, cohort, inpainting, masks, synthesis, write_report
 from synth.study.report.pictures import slices_through
 from synth.study.report.study import PARTS, Study, digest, inputs, settings
@@ -245,10 +244,10 @@ def test_every_figure_is_that_of_its_file(page: str, study: Path) -> None:
 def test_every_table_of_the_judges_is_on_the_page(page: str, study: Path) -> None:
     cells = Reader(page).cells
     for part in ("masks_eval", "inpainted_eval", "synthetic_eval", "comparison"):
-        tables = list(markdown_tables((study / part / "table.md").read_text(encoding="utf-8")))
+        tables = read_json(study / part / "summary.json")["tables"]
         assert tables
-        for _, rows in tables:
-            wanted = [cell for row in rows for cell in row]
+        for table in tables:
+            wanted = [cell for row in table["rows"] for cell in row]
             place = cells.index(wanted[0])
             places = [i for i, c in enumerate(cells) if c == wanted[0]]
             assert any(cells[i : i + len(wanted)] == wanted for i in places), (part, place)
@@ -604,13 +603,6 @@ def test_a_figure_keeps_its_full_value_and_place() -> None:
     assert source.figure("x/y~z", 0, "none") == "–"
     with pytest.raises(SynthError, match=r"a/b\.json: no x/y~z/1"):
         source.figure("x/y~z", 1)
-
-
-def test_markdown_tables_are_read_back_as_they_were_written() -> None:
-    rows = [["method", "SSIM [95 %]"], ["mirror + rim", "0.9 ± 0.1"], ["", "–"]]
-    parts = ("Some head\nof two lines.", markdown_table(rows), "## next", markdown_table(rows[:2]))
-    text = "\n\n".join(parts)
-    assert list(markdown_tables(text)) == [("Some head of two lines.", rows), ("next", rows[:2])]
 
 
 def test_settings_and_hashes_of_many_manifests_are_merged() -> None:

@@ -34,7 +34,7 @@ def conclude(comparison: Comparison) -> str:
         _draw(out, arms, own, treated, control)
     words = "\n".join(c.verdict for c in found.values())
     overview = _overview(arms)
-    contrasts = {name: contrast_rows([c.primary, *c.secondary]) for name, c in found.items()}
+    contrasts = [(_ranks(c), contrast_rows([c.primary, *c.secondary])) for c in found.values()]
     summary: dict[str, Any] = {
         **comparison.settings(),
         "meaning": [f"{arm}: {ARMS[arm]}" for arm in comparison.arms],
@@ -48,16 +48,19 @@ def conclude(comparison: Comparison) -> str:
         "verdicts": {name: c.verdict for name, c in found.items()},
         "comparisons": {name: as_json(c) for name, c in found.items()},
         "versions": versions(), "git_commit": git_commit(),
-        "tables": as_json_tables([("arms", overview), *contrasts.items()]),
+        "tables": as_json_tables([("arms", overview), *contrasts]),
     }  # fmt: skip
     write_json(out / "summary.json", summary)
     parts = [words.replace("\n", "\n\n"), markdown_table(overview)]
-    for name, own in found.items():
-        ranks = ", ".join(f"{arm} {rank:.2f}" for arm, rank in own.ranks.items())
-        ranked = f"Mean rank, as BraTS ranks: {ranks}; p of the difference {own.rank_p:.2g}."
-        parts += [f"## {name}", ranked, markdown_table(contrasts[name])]
+    for name, (ranks, rows) in zip(found, contrasts, strict=True):
+        parts += [f"## {name}", ranks, markdown_table(rows)]
     write_text(out / "table.md", "\n\n".join(parts) + "\n")
     return f"{plain_table(overview)}\n\n{words}"
+
+
+def _ranks(found: ArmComparison) -> str:
+    ranks = ", ".join(f"{arm} {rank:.2f}" for arm, rank in found.ranks.items())
+    return f"Mean rank, as BraTS ranks: {ranks}; p of the difference {found.rank_p:.2g}."
 
 
 def _overview(arms: Mapping[str, list[RegionScore]]) -> list[list[str]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from synth.study.report.html import Html, Source, joined, markdown_tables, more, table, tag, tile
+from synth.study.report.html import Html, Source, joined, more, table, tag, tile
 from synth.study.report.pictures import finished
 from synth.study.report.section import Section, missing
 from synth.study.report.study import Study
@@ -27,7 +27,7 @@ def section(study: Study) -> Section:
 
 
 def _body(study: Study, found: Source) -> Iterator[Html]:
-    tables = list(markdown_tables(study.table("comparison")))
+    tables = study.tables("comparison")
     names = list(found.get("comparisons"))
     overview = tables[: len(tables) - len(names)]
     for number, (_, rows) in enumerate(overview):

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import html
-import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -126,16 +125,3 @@ class Source:
         pointer = "".join("/" + str(k).replace("~", "~0").replace("/", "~1") for k in keys)
         place = f"{self.name}#{pointer}"
         return tag("data", number(value, form), value=repr(value), title=place)
-
-
-def markdown_tables(text: str) -> Iterator[tuple[str, list[list[str]]]]:
-    """Yield every table of a Markdown file with the paragraph before it."""
-    head = ""
-    for block in re.split(r"\n\s*\n", text.strip()):
-        lines = block.splitlines()
-        if not lines[0].startswith("|"):
-            head = " ".join(line.lstrip("# ") for line in lines)
-            continue
-        rows = [[cell.strip() for cell in line.strip().strip("|").split("|")] for line in lines]
-        yield head, [row for i, row in enumerate(rows) if i != 1]
-        head = ""

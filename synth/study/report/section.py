@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from synth.study.report.html import Html, joined, markdown_tables, more, sentence, table, tag
+from synth.study.report.html import Html, joined, more, sentence, table, tag
 from synth.study.report.study import Study
 
 
@@ -63,7 +63,7 @@ def folded_tables(study: Study, part: str) -> Html:
 
 
 def _tables(study: Study, part: str) -> Iterator[Html]:
-    for number, (head, rows) in enumerate(markdown_tables(study.table(part))):
+    for number, (head, rows) in enumerate(study.tables(part)):
         shown = table(rows, f"{rows[0][0]}: table {number + 1} of {part}")
         if number == 0:
             yield joined(tag("p", head, class_="note"), shown)

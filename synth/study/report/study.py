@@ -30,7 +30,7 @@ PARTS = {
     "synthetic_eval": "synth evaluate synthesis {0}/synthetic {0}/cohort -o {0}/synthetic_eval",
     "comparison": "synth compare {0} --split {0}/split.json -o {0}/comparison",
 }
-SUMMARY, TABLE, STAGES = "summary.json", "table.md", "study.json"
+SUMMARY, STAGES = "summary.json", "study.json"
 CONFIG = "config.json"
 MADE_FROM = ("cohort", "masks", "tumours")
 """Where cases are looked for that something was made from."""
@@ -72,10 +72,11 @@ class Study:
         path = self.root / name
         return Source(name=name, values=read_json(path)) if path.is_file() else None
 
-    def table(self, part: str) -> str:
-        """Return the Markdown tables of an evaluation."""
-        path = self.root / part / TABLE
-        return path.read_text(encoding="utf-8") if path.is_file() else ""
+    def tables(self, part: str) -> list[tuple[str, list[list[str]]]]:
+        """Return title and rows of each table of an evaluation."""
+        found = self.summary(part)
+        listed = found.values.get("tables", ()) if found else ()
+        return [(table["title"], table["rows"]) for table in listed]
 
     def records(self, part: str) -> list[Source]:
         """Return the manifests of the single cases of a part, in whichever folder of it."""
