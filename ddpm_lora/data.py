@@ -17,7 +17,7 @@ from ddpm_lora.conditioning import BRAIN, class_map
 from ddpm_lora.config import Config
 from ddpm_lora.state_space import BACKGROUND
 from synth.base.errors import SynthError
-from synth.data.cache import ArrayCache, Arrays, fingerprint
+from synth.data.cache import Arrays, CaseData, fingerprint
 from synth.data.case import MODALITIES, Case
 from synth.data.prepare import Frame, background_of, brain_mask, prepare
 from synth.data.volume import Volume
@@ -61,40 +61,17 @@ def load_case(case: Case) -> tuple[Volume, np.ndarray]:
     return image, class_map(labels.data[0], case.scheme, brain, name=str(case.path("seg")))
 
 
-class SynthesisData:
-    """Cases as items for the loop: `image` (4, x, y, z), `classes` (x, y, z).
+class SynthesisData(CaseData[Config]):
+    """Cases as items for the loop: `image` (4, x, y, z), `classes` (x, y, z)."""
 
-    Args:
-        cases: each with four contrasts and a label map.
-        config: the model's.
-        cache: where prepared arrays are kept.
-        fixed: no augmentation.
-    """
-
-    def __init__(
-        self,
-        cases: Sequence[Case],
-        config: Config,
-        *,
-        cache: ArrayCache | None = None,
-        fixed: bool = False,
-    ) -> None:
-        self.cases, self.config = list(cases), config
-        self.augment = config.augment and not fixed
-        self.cache = cache or ArrayCache()
-        for case in self.cases:
-            for role in (*MODALITIES, "seg"):
-                case.path(role)  # says which is missing, before an hour of work
-
-    def __len__(self) -> int:
-        return len(self.cases)
+    roles = (*MODALITIES, "seg")
 
     def item(self, index: int, seed: int) -> dict[str, Tensor]:
         """Return one case, flipped and shifted by `seed` where augmentation is on."""
         arrays = self.prepared(index)
         image = torch.from_numpy(np.float32(arrays["image"]))
         classes = torch.from_numpy(np.array(arrays["classes"]))
-        if self.augment:
+        if self.config.augment and not self.fixed:
             rng = np.random.default_rng(seed)
             if rng.random() < 0.5:
                 image, classes = image.flip(1), classes.flip(0)

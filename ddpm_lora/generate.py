@@ -26,6 +26,7 @@ from ddpm_lora.label_maps import LabelMap
 from ddpm_lora.lora import merging
 from ddpm_lora.network import denoiser, schedule_of
 from ddpm_lora.state_space import BACKGROUND, space_of
+from synth.base.devices import name_what_needs_memory
 from synth.base.errors import SynthError
 from synth.base.seeding import generator, mix
 from synth.base.weights import SHIPPED, or_shipped
@@ -125,15 +126,8 @@ def draw(labels: LabelMap, loaded: Checkpoint, options: SamplerOptions, *, index
     head = Volume(data=(padded > 0).astype(np.float32)[None], affine=affine)
     frame = frame_about(head, config, whole=True)
     classes = frame.bring(padded[None], nearest=True)[0]
-    try:
+    with name_what_needs_memory(f"a box of {' × '.join(map(str, frame.shape))} voxels"):
         image = _image(classes, loaded, options, generator(options.seed, labels.id, index))
-    except (RuntimeError, MemoryError) as error:  # torch has its own and several others
-        if not isinstance(error, MemoryError) and "memory" not in str(error):
-            raise
-        raise SynthError(
-            f"out of memory for a box of {' × '.join(map(str, frame.shape))} voxels",
-            hint="free memory on the device, or use --device cpu",
-        ) from error
     native = _home(image, classes > 0, frame)[:, 1:-1, 1:-1, 1:-1]
     rng = np.random.default_rng(mix(options.seed, labels.id, index, "intensities"))
     scales = site_scales(loaded.metadata.get("intensities"), rng)

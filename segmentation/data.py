@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,7 +20,7 @@ from segmentation.augment import AIR, apply_warp, crop, draw_warp, flip, vary_in
 from segmentation.config import Config
 from synth.base.errors import SynthError
 from synth.base.seeding import mix
-from synth.data.cache import ArrayCache, Arrays, fingerprint
+from synth.data.cache import Arrays, CaseData, fingerprint
 from synth.data.case import MODALITIES, Case
 from synth.data.check import require_brain
 from synth.data.labels import REGIONS, regions_of
@@ -59,31 +60,19 @@ def standardise(image: np.ndarray, brain: np.ndarray) -> np.ndarray:  # (C, x, y
     return result
 
 
-class SegmentationData:
+class SegmentationData(CaseData[Config]):
     """Cases as items for the loop: `image` (4, x, y, z) float32, `regions` (3, x, y, z) bool.
 
-    Every case is prepared when this is built, so that a bad one speaks up before training begins.
-
-    Args:
-        cases: each with four contrasts and a label map.
-        config: the model's; training crops have its patch's size.
-        cache: where prepared arrays are kept.
-        fixed: whole cases without augmentation, in place of crops.
+    Items are crops of the size of the model's patch, or whole cases if they are fixed. Every case
+    is prepared when this is built, so that a bad one speaks up before training begins.
     """
 
+    roles = (*MODALITIES, "seg")
+
     def __init__(
-        self,
-        cases: Sequence[Case],
-        config: Config,
-        *,
-        cache: ArrayCache | None = None,
-        fixed: bool = False,
+        self, cases: Sequence[Case], config: Config, *, fixed: bool = False, **options: Any
     ) -> None:
-        self.cases, self.config, self.fixed = list(cases), config, fixed
-        self.cache = cache or ArrayCache()
-        for case in self.cases:
-            for role in (*MODALITIES, "seg"):
-                case.path(role)  # says which is missing, before an hour of work
+        super().__init__(cases, config, fixed=fixed, **options)
         sick = [index for index in range(len(self)) if len(self.prepare_case(index)["WT"])]
         log.info("%d cases are prepared, %d with a tumour", len(self), len(sick))
         if self.cases and not sick and not fixed:
@@ -91,9 +80,6 @@ class SegmentationData:
                 f"none of {len(self)} training cases has a tumour in its labels",
                 hint="are these label maps, in the right scheme? Look at one with `synth check`",
             )
-
-    def __len__(self) -> int:
-        return len(self.cases)
 
     def item(self, index: int, seed: int) -> dict[str, Tensor]:
         """Return a crop drawn and varied by `seed`, or the whole case if fixed."""

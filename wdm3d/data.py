@@ -7,7 +7,7 @@ mask only, and only there the loss looks.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -16,7 +16,7 @@ from torch import Tensor
 
 from synth.base.errors import SynthError
 from synth.base.seeding import mix
-from synth.data.cache import ArrayCache, Arrays, bias_field, fingerprint, gamma
+from synth.data.cache import Arrays, CaseData, bias_field, fingerprint, gamma
 from synth.data.case import Case
 from synth.data.fill import mirror_axis
 from synth.data.placement import ANY_NEIGHBOUR, Site, components, place, site
@@ -28,15 +28,16 @@ from wdm3d.config import Config
 from wdm3d.scene import BACKGROUND, Scene, brain_frame, view
 
 
-class InpaintingData:
-    """Cases with known healthy tissue, as items for the loop; fixed masks for validation.
+class InpaintingData(CaseData[Config]):
+    """Cases with known healthy tissue, as items for the loop.
+
+    If they are fixed, each case's own healthy mask is used, and nothing is varied.
 
     Args:
         cases: each with the configured contrasts, and a tumour (unhealthy mask or seg) if any.
         config: the model's.
-        cache: where prepared arrays are kept.
-        fixed: use each case's own healthy mask and no augmentation.
         pool: shapes to place; default the tumours and healthy masks of these cases.
+        **options: cache and fixed.
     """
 
     def __init__(
@@ -44,17 +45,12 @@ class InpaintingData:
         cases: Sequence[Case],
         config: Config,
         *,
-        cache: ArrayCache | None = None,
-        fixed: bool = False,
         pool: Sequence[np.ndarray] | None = None,
+        **options: Any,
     ) -> None:
-        self.cases, self.config, self.fixed = list(cases), config, fixed
-        self.cache = cache or ArrayCache()
-        self.pool = list(pool or ()) if pool or fixed else self._shapes()
+        super().__init__(cases, config, **options)
+        self.pool = list(pool or ()) if pool or self.fixed else self._shapes()
         self._sites: dict[int, Site] = {}
-
-    def __len__(self) -> int:
-        return len(self.cases)
 
     def item(self, index: int, seed: int) -> dict[str, Tensor]:
         """Return one item; when a mask finds no room, the seed goes on to another case."""

@@ -20,6 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from synth.base.devices import is_out_of_memory, name_what_needs_memory
 from synth.base.errors import SynthError
 from synth.base.seeding import generator
 from synth.checkpoints import checkpoint
@@ -241,20 +242,15 @@ class Painter:
         if max(s.stop - s.start for s in box) <= TILE_LIMIT * edge:
             try:
                 return self._blended(scene, region, [(box, np.ones(1, np.float32))])
-            except (RuntimeError, MemoryError) as error:  # torch has its own and several others
-                _require_out_of_memory(error)
+            except (RuntimeError, MemoryError) as error:
+                if not is_out_of_memory(error):
+                    raise
             edge = max(edge // 2 // self.config.divisor, 1) * self.config.divisor
             log.warning("%s: out of memory, painting in tiles of %d voxels", self.name, edge)
         else:
             log.info("%s: a region of %d voxels is painted in tiles", self.name, region.sum())
-        try:
+        with name_what_needs_memory(f"{self.name}, even in tiles of {edge} voxels"):
             return self._blended(scene, region, tiles(box, edge))
-        except (RuntimeError, MemoryError) as error:
-            _require_out_of_memory(error)
-            raise SynthError(
-                f"{self.name}: out of memory even in tiles of {edge} voxels",
-                hint="free memory on the device, or use --device cpu",
-            ) from error
 
     def _blended(
         self, scene: Scene, region: np.ndarray, parts: Iterable[tuple[Box, np.ndarray]]
@@ -354,13 +350,6 @@ class Painter:
         if self.options.sampler == "ddim":
             return ddim(denoise, start, walk)
         return ddpm(denoise, start, walk, [source])
-
-
-def _require_out_of_memory(error: Exception) -> None:
-    """Raise the error again unless memory is what it lacked."""
-    named = isinstance(error, MemoryError | torch.OutOfMemoryError)
-    if not named and "memory" not in str(error).lower():  # the CPU's allocator has no class
-        raise error
 
 
 def _finished(

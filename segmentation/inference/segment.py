@@ -24,6 +24,7 @@ from segmentation.data import prepare_scans
 from segmentation.inference.ensemble import weight_table, weighted_mean
 from segmentation.inference.postprocess import Postprocessing, apply_rules
 from segmentation.predict import probabilities
+from synth.base.devices import name_what_needs_memory
 from synth.base.errors import SynthError
 from synth.checkpoints import checkpoint
 from synth.checkpoints.checkpoint import Checkpoint
@@ -128,15 +129,8 @@ def segment(
 def predict(image: Tensor, frame: Frame, model: Checkpoint, options: SegmentOptions) -> np.ndarray:
     """Return what one model says of a prepared image, on the scan's grid: (3, X, Y, Z) float32."""
     config: Config = model.config
-    try:
+    with name_what_needs_memory(f"a window of {' × '.join(map(str, config.patch))} voxels"):
         found = probabilities(model.model, image, config, tta=options.tta, overlap=options.overlap)
-    except (RuntimeError, MemoryError) as error:  # torch has its own and several others
-        if not isinstance(error, MemoryError) and "memory" not in str(error):
-            raise
-        raise SynthError(
-            f"out of memory for a window of {' × '.join(map(str, config.patch))} voxels",
-            hint="free memory on the device, or use --device cpu",
-        ) from error
     if not torch.isfinite(found).all():
         raise SynthError(
             f"{model.path}: the network answered with NaN", hint="its weights are damaged: retrain"

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Generator
+from contextlib import contextmanager
+
 import torch
 
 from synth.base.errors import SynthError, first_line
@@ -19,3 +22,22 @@ def pick(device: str) -> str:
             hint="auto, cpu, cuda or cuda:N; `synth info` lists what there is",
         ) from error
     return device
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Say whether memory is what was lacking: torch's allocators raise different classes."""
+    named = isinstance(error, MemoryError | torch.OutOfMemoryError)
+    return named or (isinstance(error, RuntimeError) and "memory" in str(error).lower())
+
+
+@contextmanager
+def name_what_needs_memory(what: str) -> Generator[None]:
+    """Turn a lack of memory into one line that names what was too large."""
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        raise SynthError(
+            f"out of memory for {what}", hint="free memory on the device, or use --device cpu"
+        ) from error

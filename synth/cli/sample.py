@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from synth.base.errors import SynthError
 from synth.jobs.cases import BatchOptions
+
+if TYPE_CHECKING:
+    from ddpm_lora.provenance import Pedigree
+    from synth.data.case import Case
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,36 +98,47 @@ def sample(
         raise SynthError(both, hint="give one of them")
 
     from ddpm_lora.generate import SamplerOptions, load
-    from ddpm_lora.label_maps import MEDDPM, demo, find, is_demo, require_known
-    from ddpm_lora.provenance import Pedigree, append, require_within
+    from ddpm_lora.provenance import append
     from ddpm_lora.write_samples import Maker, make
     from synth.base.devices import pick
-    from synth.data.case import require_unique
-    from synth.data.split import read_split
     from synth.evaluate.quality_filter import read_kept
 
     kept = read_kept(listed.kept) if listed.kept else None
+    cases, scheme = _find_cases(label_maps or labels, scheme, out)
+    pedigree, root = _pedigree(listed, out)
+    maker = Maker(
+        out=out, loaded=load(model, lora, pick(device)),
+        options=SamplerOptions(**vars(draws), seed=seed), samples=samples, pedigree=pedigree,
+        scheme=scheme, brain=brain,
+    )  # fmt: skip
+    failed = make(maker, batch.share(cases), force=batch.force)
+    if listed.append_to and (out / "records").is_dir():
+        failed += append(listed.append_to, out, pedigree, root, kept=kept)
+    return 2 if failed else 0
+
+
+def _find_cases(given: tuple[Path, ...], scheme: str, out: Path) -> tuple[list[Case], str]:
+    """Return the label maps, those of this package if none are given, and their scheme."""
+    from ddpm_lora.label_maps import MEDDPM, demo, find, is_demo, require_known
+    from synth.data.case import require_unique
+
     require_known(scheme)
-    sources = label_maps or labels or (demo(),)
+    sources = given or (demo(),)
     if scheme == "auto" and all(map(is_demo, sources)):
         scheme = MEDDPM
-    options = SamplerOptions(**vars(draws), seed=seed)
     cases = [case for source in sources for case in find(source, but=out)]
     require_unique(cases)
-    cases = batch.share(cases)
-    path, append_to = listed.split or listed.append_to, listed.append_to
+    return cases, scheme
+
+
+def _pedigree(listed: SplitOptions, out: Path) -> tuple[Pedigree, Path]:
+    """Return who is behind the label maps, and the folder that the split's paths start from."""
+    from ddpm_lora.provenance import Pedigree, require_within
+    from synth.data.split import read_split
+
+    path = listed.split or listed.append_to
     root = listed.data or (path.parent if path else Path())
-    if append_to:
+    if listed.append_to:
         require_within(root, out)
-    pedigree = Pedigree(
-        split=read_split(path, root) if path else None, held_out=listed.fold,
-        strict=bool(append_to),
-    )  # fmt: skip
-    maker = Maker(
-        out=out, loaded=load(model, lora, pick(device)), options=options, samples=samples,
-        pedigree=pedigree, scheme=scheme, brain=brain,
-    )  # fmt: skip
-    failed = make(maker, cases, force=batch.force)
-    if append_to and (out / "records").is_dir():
-        failed += append(append_to, out, pedigree, root, kept=kept)
-    return 2 if failed else 0
+    read = read_split(path, root) if path else None
+    return Pedigree(split=read, held_out=listed.fold, strict=bool(listed.append_to)), root

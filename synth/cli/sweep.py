@@ -14,7 +14,8 @@ from synth.training.config import TrainConfig
 from synth.training.settings import resolve as resolve_settings
 
 if TYPE_CHECKING:
-    from synth.jobs.sweep import Row, Sweep
+    from synth.jobs.sweep import Resolve, Row, Sweep
+    from synth.jobs.sweep_space import Space
 
 
 def sweep(
@@ -63,25 +64,13 @@ def sweep(
         raise SynthError(
             "a sweep needs --grid or --optuna", hint="one of them: --grid lr=1e-3,3e-4"
         )
-    values = _parse_training(command)
-    family, preset = values["family"], values["preset"]
-    kinds = train.settings(command[1:])
-    names = {field.name for kind in kinds for field in fields(kind)}  # ty: ignore[invalid-argument-type]
-    given = {name: values[name] for name in names & set(values)}
-
-    def resolve(settings: Any) -> tuple[str, Any, TrainConfig]:
-        return resolve_settings(family, preset, {**given, **settings})
+    space, resolve = _read_space(command, grid or optuna, ranges=bool(optuna))
 
     from synth.jobs.job import JobOptions
     from synth.jobs.launch import cluster_options
     from synth.jobs.sweep import begin_sweep, gather_best, try_grid
     from synth.jobs.sweep_space import grid as combinations
-    from synth.jobs.sweep_space import read_space
 
-    space = read_space(grid or optuna, kinds, ranges=bool(optuna))
-    for name in ("keep", "keep_mode"):
-        if name in space:
-            raise SynthError(f"{name} cannot vary", hint="all trials are judged by one metric")
     tried = combinations(space) if grid else []
     for settings in tried:  # the impossible is refused before anything is begun
         resolve(settings)
@@ -102,6 +91,27 @@ def sweep(
         words += [f"--retries={retries}", f"--top={top}", "--", *command]
         start_workers(swept, words, trials=trials, where=where, options=options)
     return _print_trials(swept, gather_best(swept, top=top))
+
+
+def _read_space(
+    command: Sequence[str], words: Sequence[str], *, ranges: bool
+) -> tuple[Space, Resolve]:
+    """Return the values of each setting, and what turns settings into a family's configuration."""
+    from synth.jobs.sweep_space import read_space
+
+    values = _parse_training(command)
+    kinds = train.settings(command[1:])
+    names = {field.name for kind in kinds for field in fields(kind)}  # ty: ignore[invalid-argument-type]
+    given = {name: values[name] for name in names & set(values)}
+
+    def resolve(settings: Any) -> tuple[str, Any, TrainConfig]:
+        return resolve_settings(values["family"], values["preset"], {**given, **settings})
+
+    space = read_space(words, kinds, ranges=ranges)
+    for name in ("keep", "keep_mode"):
+        if name in space:
+            raise SynthError(f"{name} cannot vary", hint="all trials are judged by one metric")
+    return space, resolve
 
 
 def launch(

@@ -53,12 +53,10 @@ def train(
     folder = _run_folder(out, resume)
     preset, config, loop = resolve(family, preset, settings)
     parts = families.get(family)
-    if parts.draws_its_data is not None and parts.draws_its_data.load()(config):
-        training, held_out = [], []
-    elif data is None:
-        raise SynthError("train needs --data", hint="a folder of cases")
-    else:
-        training, held_out = _cases(data, split, fold, scheme, validation_share, loop.seed)
+    draws = parts.draws_its_data is not None and parts.draws_its_data.load()(config)
+    training, held_out = (
+        ([], []) if draws else _cases(data, split, fold, scheme, validation_share, loop.seed)
+    )
 
     import torch
 
@@ -72,13 +70,10 @@ def train(
         config = parts.fit_to_data.load()(config, training, cache=folder / "cache")
     words = _own_words(family, preset, settings, data, split, fold, validation_share)
     describe = {
-        "family": family,
-        "preset": preset,
-        "config": config,
-        "data_hash": data_hash([*training, *held_out]),
-        "patients": patient_marks(training),
+        "family": family, "preset": preset, "config": config,
+        "data_hash": data_hash([*training, *held_out]), "patients": patient_marks(training),
         "command": training_command(words, settings),
-    }
+    }  # fmt: skip
     require_same_run(folder, describe)
     if device != "auto":  # Accelerate chooses for auto: it knows how many processes there are
         pick(device)
@@ -89,8 +84,8 @@ def train(
     counts = f"{len(training)} cases, {len(held_out)} held out" if training else "drawn heads"
     print(f"{family}/{preset}: {counts} → {folder}")
     summary = run(
-        recipe, items, folder, loop, describe=describe, validation=validation, device=device,
-    )  # fmt: skip
+        recipe, items, folder, loop, describe=describe, validation=validation, device=device
+    )
     _print_summary(summary, loop, folder)
     timed = 0 < loop.max_seconds <= summary["seconds"]
     return 130 if summary["stopped"] and not timed else 0  # as after Ctrl-C elsewhere
@@ -118,9 +113,12 @@ def _run_folder(out: Path | None, resume: Path | None) -> Path:
 
 
 def _cases(
-    data: Path, split: Path | None, fold: int | None, scheme: str, share: float, seed: int
+    data: Path | None, split: Path | None, fold: int | None, scheme: str, share: float, seed: int
 ) -> tuple[list[Case], list[Case]]:
     """Return the cases to train on, and those that are held out."""
+    if data is None:
+        raise SynthError("train needs --data", hint="a folder of cases")
+
     from synth.data.case import discover, require_unique
     from synth.data.split import hold_out, read_split
 

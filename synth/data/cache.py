@@ -7,15 +7,18 @@ follows from its seed, so that the loop can repeat it anywhere.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import ClassVar, Generic, TypeVar
 
 import numpy as np
 from scipy import ndimage
 
 from synth.base.files import atomic_folder
+from synth.data.case import Case
 
 Arrays = dict[str, np.ndarray]
+C = TypeVar("C")
 
 
 class ArrayCache:
@@ -54,6 +57,37 @@ class ArrayCache:
                 for field, array in arrays.items():
                     np.save(temporary / f"{field}.npy", array)
         return {p.stem: np.load(p, mmap_mode="r") for p in sorted(place.glob("*.npy"))}
+
+
+class CaseData(Generic[C]):
+    """Cases whose arrays are prepared once; a subclass makes items of them for the loop.
+
+    Args:
+        cases: each with the roles that are needed.
+        config: the model's.
+        cache: where prepared arrays are kept.
+        fixed: for validation: nothing is varied.
+    """
+
+    roles: ClassVar[tuple[str, ...]] = ()
+    """Files that every case must have: a missing one is named before an hour of work."""
+
+    def __init__(
+        self,
+        cases: Sequence[Case],
+        config: C,
+        *,
+        cache: ArrayCache | None = None,
+        fixed: bool = False,
+    ) -> None:
+        self.cases, self.config, self.fixed = list(cases), config, fixed
+        self.cache = cache or ArrayCache()
+        for case in self.cases:
+            for role in self.roles:
+                case.path(role)
+
+    def __len__(self) -> int:
+        return len(self.cases)
 
 
 def _key(name: str, recipe: str) -> str:
