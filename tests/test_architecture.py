@@ -5,15 +5,20 @@ in strings and imported when they are needed.
 """
 
 import ast
+import importlib
 import re
 import subprocess
 import sys
+import typing
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, is_dataclass
 from pathlib import Path
 
 import pytest
+
+from synth.cli import VERBS
+from synth.cli.parser import SHARED
 
 ROOT = Path(__file__).parents[1]
 FAMILIES = ("label_gan", "wdm3d", "ddpm_lora", "segmentation")
@@ -31,6 +36,13 @@ MAY_RUN_UP = {
 PROGRAMS = {"synth.cli.parser", "synth.sample"}
 """Modules that name a program for another process; nothing is imported by it."""
 MOST_LINES, MOST_ENTRIES = 500, 15
+LONGEST = 50
+"""Lines of a function, its docstring apart."""
+LONG_TABLES = {"synth.study.stages.generative"}
+MOST_ARGUMENTS = 12
+"""Of a verb's own, beside bundles of options and what means the same everywhere."""
+ONE_A_FAMILY = {"Config", "Recipe", "SamplerOptions"}
+"""Classes that each family has one of, for the same thing."""
 HEAVY = {"torch", "monai", "peft", "nilearn", "matplotlib", "scipy", "nibabel"}
 LIGHT = ["synth.base.families", "synth.training.config", "synth.diffusion.unet_config",
          *(f"{family}.config" for family in FAMILIES)]  # fmt: skip
@@ -213,6 +225,42 @@ def test_configurations_import_nothing_heavy() -> None:
 @pytest.mark.parametrize("name", SOURCES)
 def test_a_file_is_one_noun(name: str) -> None:
     assert len(SOURCES[name].read_text(encoding="utf-8").splitlines()) <= MOST_LINES
+
+
+def functions() -> Iterator[tuple[str, ast.FunctionDef | ast.AsyncFunctionDef]]:
+    for module, tree in TREES.items():
+        for node in ast.walk(tree):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                yield f"{module}.{node.name}", node
+
+
+def test_functions_fit_a_screen() -> None:
+    found = {}
+    for name, node in functions():
+        docstring = node.body[0].end_lineno - node.body[0].lineno + 1  # ty: ignore[unsupported-operator]
+        own = node.end_lineno - node.lineno + 1  # ty: ignore[unsupported-operator]
+        found[name] = own - docstring * (ast.get_docstring(node) is not None)
+    assert {name for name, lines in found.items() if lines > LONGEST} == LONG_TABLES
+
+
+def test_a_name_of_a_class_means_one_thing() -> None:
+    names = Counter(
+        node.name
+        for tree in TREES.values()
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ClassDef)
+    )
+    assert {name for name, n in names.items() if n > 1} == ONE_A_FAMILY
+
+
+def test_verbs_have_few_arguments_of_their_own() -> None:
+    for verb, where in VERBS.items():
+        module = importlib.import_module(where.module)
+        for name in where.kinds or (verb,):
+            hints = typing.get_type_hints(getattr(module, name))
+            own = [n for n, kind in hints.items() if n not in {*SHARED, "return", "settings"}
+                   and not is_dataclass(kind)]  # fmt: skip
+            assert len(own) <= MOST_ARGUMENTS, (verb, own)
 
 
 def test_folders_can_be_surveyed() -> None:

@@ -61,9 +61,7 @@ def sweep(
         swept = open_sweep(out)
         return _print_trials(swept, read_rows(swept))
     if bool(grid) == bool(optuna):
-        raise SynthError(
-            "a sweep needs --grid or --optuna", hint="one of them: --grid lr=1e-3,3e-4"
-        )
+        raise SynthError("a sweep needs --grid or --optuna", hint="one: --grid lr=1e-3,3e-4")
     space, resolve = _read_space(command, grid or optuna, ranges=bool(optuna))
 
     from synth.jobs.job import JobOptions

@@ -53,10 +53,9 @@ def train(
     folder = _run_folder(out, resume)
     preset, config, loop = resolve(family, preset, settings)
     parts = families.get(family)
-    draws = parts.draws_its_data is not None and parts.draws_its_data.load()(config)
-    training, held_out = (
-        ([], []) if draws else _cases(data, split, fold, scheme, validation_share, loop.seed)
-    )
+    training, held_out = [], []
+    if parts.draws_its_data is None or not parts.draws_its_data.load()(config):
+        training, held_out = _cases(data, split, fold, scheme, validation_share, loop.seed)
 
     import torch
 
@@ -78,17 +77,14 @@ def train(
     if device != "auto":  # Accelerate chooses for auto: it knows how many processes there are
         pick(device)
     torch.manual_seed(mix(loop.seed, "initial weights"))
-    recipe, items, validation = parts.assemble.load()(
-        config, training, held_out, cache=folder / "cache"
-    )
+    made = parts.assemble.load()(config, training, held_out, cache=folder / "cache")
+    recipe, items, validation = made
     counts = f"{len(training)} cases, {len(held_out)} held out" if training else "drawn heads"
     print(f"{family}/{preset}: {counts} → {folder}")
     summary = run(
         recipe, items, folder, loop, describe=describe, validation=validation, device=device
     )
-    _print_summary(summary, loop, folder)
-    timed = 0 < loop.max_seconds <= summary["seconds"]
-    return 130 if summary["stopped"] and not timed else 0  # as after Ctrl-C elsewhere
+    return _print_summary(summary, loop, folder)
 
 
 def settings(words: Sequence[str]) -> tuple[type, ...]:
@@ -154,10 +150,13 @@ def _own_words(
     return words
 
 
-def _print_summary(summary: Mapping[str, Any], loop: TrainConfig, folder: Path) -> None:
+def _print_summary(summary: Mapping[str, Any], loop: TrainConfig, folder: Path) -> int:
+    """Print what came of a training; return the exit code: 130 after Ctrl-C, as elsewhere."""
     scores = ", ".join(f"{name} {value:.4g}" for name, value in summary["metrics"].items())
     best = f"; best {loop.keep} {summary['best']:.4g}" if summary["best"] is not None else ""
     steps = f"step {summary['step']} of {loop.steps}"
     print(f"{steps}{': ' if scores else ''}{scores}{best} → {folder}")
     if summary["stopped"]:
         print("stopped early; the same command goes on")
+    timed = 0 < loop.max_seconds <= summary["seconds"]
+    return 130 if summary["stopped"] and not timed else 0

@@ -80,9 +80,7 @@ def evaluate_masks(
     masks = {name: on_spacing(own, spacing_mm) for name, own in read.items()}
     reference = MaskReference(masks["real"], masks.get("training", ()))
     verdicts = {
-        name: reference.judge(own, training=name == "training")
-        for name, own in masks.items()
-        if name != "real"
+        n: reference.judge(masks[n], training=n == "training") for n in masks if n != "real"
     }
     if pictures:
         draw_page(

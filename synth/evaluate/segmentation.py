@@ -11,7 +11,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -67,48 +66,36 @@ def evaluate_segmentation(
         pictures: draw the worst cases and those about the median.
         force: overwrite an earlier evaluation.
     """
-    for name in conventions:
-        if name not in scores.CONVENTIONS:
-            raise SynthError(f"no convention '{name}'", hint=did_you_mean(name, scores.CONVENTIONS))
+    _require_known(conventions)
     run = EvaluationRun("segmentation", out, force=force, pred=pred_dir, truth=truth_dir,
                         split=split, scheme=scheme, conventions=list(conventions))  # fmt: skip
     cases = _labelled_cases(truth_dir, split, scheme)
-    hint = "names are like <case>-seg.nii.gz or <case>.nii.gz"
-    predictions = find_nifti(pred_dir, hint)
-    if not predictions:
-        raise SynthError(f"{pred_dir}: no label maps", hint=hint)
+    predictions = _predictions(pred_dir)
 
     def judged_case(case: Case) -> tuple[Case, Path, list[RegionScore]]:
-        require_unique([case])
-        path = only_file(predictions, (f"{case.id}-seg", f"{case.id}_seg", case.id))
+        path = _prediction_of(case, predictions)
         return case, path, judge(case, path, conventions)
 
-    rows: list[RegionScore] = []
-    judged: dict[str, tuple[Case, Path]] = {}
     with Progress(len(cases), label="evaluate", unit="case") as bar:
-        for case, path, own in run.judge_each(cases, judged_case, bar):
-            rows += own
-            judged[case.id] = (case, path)
+        found = list(run.judge_each(cases, judged_case, bar))
+    rows = [row for _, _, own in found for row in own]
+    judged = {case.id: (case, path) for case, path, _ in found}
     if pictures:
         draw_page(rows, judged, out / "cases.png")
-    used = {path for _, path in judged.values()}
-    found = scores.summarise(rows)
-    results: dict[str, Any] = {
-        "cases": len(judged),
-        "predictions_not_used": sorted(
-            str(p) for paths in predictions.values() for p in paths if p not in used
-        ),
-        "policy": {name: scores.POLICY[name] for name in conventions},
-        "official_names": {name: scores.OFFICIAL[name] for name in conventions},
-        "conventions": found,
-    }
-    tables = [
-        (f"BraTS {name}, mean ± sd. {scores.POLICY[name]}.", scores.table_rows(found[name]))
-        for name in conventions
-    ]
+    summary = scores.summarise(rows)
+    used = {path for _, path, _ in found}
+    ignored = (str(p) for paths in predictions.values() for p in paths if p not in used)
+    heads = {name: f"BraTS {name}, mean ± sd. {scores.POLICY[name]}." for name in conventions}
+    tables = [(heads[name], scores.table_rows(summary[name])) for name in conventions]
     return run.write(
         tables,
-        results,
+        {
+            "cases": len(judged),
+            "predictions_not_used": sorted(ignored),
+            "policy": {name: scores.POLICY[name] for name in conventions},
+            "official_names": {name: scores.OFFICIAL[name] for name in conventions},
+            "conventions": summary,
+        },
         scores.score_lines(rows),
         "\n\n".join(f"{head}\n{plain_table(lines)}" for head, lines in tables),
         # Truth and prediction often have the same name.
@@ -117,6 +104,25 @@ def evaluate_segmentation(
             "prediction": {name: file_hash(path) for name, (_, path) in judged.items()},
         },
     )
+
+
+def _require_known(conventions: Sequence[str]) -> None:
+    for name in conventions:
+        if name not in scores.CONVENTIONS:
+            raise SynthError(f"no convention '{name}'", hint=did_you_mean(name, scores.CONVENTIONS))
+
+
+def _predictions(folder: Path) -> dict[str, list[Path]]:
+    hint = "names are like <case>-seg.nii.gz or <case>.nii.gz"
+    found = find_nifti(folder, hint)
+    if not found:
+        raise SynthError(f"{folder}: no label maps", hint=hint)
+    return found
+
+
+def _prediction_of(case: Case, predictions: Mapping[str, list[Path]]) -> Path:
+    require_unique([case])
+    return only_file(predictions, (f"{case.id}-seg", f"{case.id}_seg", case.id))
 
 
 def _labelled_cases(truth_dir: Path, split: Path | None, scheme: str) -> list[Case]:

@@ -232,11 +232,7 @@ def evaluate_synthesis(
     with Progress(sum(map(len, sets.values())), label="read", unit="case") as bar:
         read = {name: reader.read(name, cases, bar) for name, cases in sets.items()}
     reference = ScanReference(read["real"], read.get("training", ()))
-    verdicts = {
-        name: reference.judge(own, training=name == "training")
-        for name, own in read.items()
-        if name != "real"
-    }
+    verdicts = {n: reference.judge(read[n], training=n == "training") for n in read if n != "real"}
     gate = _gate(out, rules, verdicts["generated"], read["generated"])
     if wish.pictures:
         _draw(out, reader, read)
@@ -256,10 +252,7 @@ def evaluate_synthesis(
         results,
         _per_case(read, {"real": reference.verdict, **verdicts}, reference),
         "\n\n".join(plain_table(t) for _, t in tables[:3]),
-        files={
-            n: {d.case.id: quality_filter.scans_hash(d.case) for d in own}
-            for n, own in read.items()
-        },
+        files=_hashes(read),
     )
 
 
@@ -274,6 +267,13 @@ class JudgeOptions:
     """Where the segmenter runs."""
     force: bool = False
     """Overwrite an earlier evaluation."""
+
+
+def _hashes(read: Mapping[str, Sequence[Description]]) -> dict[str, dict[str, str]]:
+    return {
+        name: {d.case.id: quality_filter.scans_hash(d.case) for d in own}
+        for name, own in read.items()
+    }
 
 
 def _gate(
