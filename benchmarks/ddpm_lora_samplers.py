@@ -25,7 +25,7 @@ import numpy as np
 
 from benchmarks.networks import table
 from ddpm_lora.generate import SamplerOptions, load
-from ddpm_lora.provenance import Pedigree
+from ddpm_lora.provenance import Provenance
 from ddpm_lora.write_samples import Maker, make
 from synth.base.devices import pick
 from synth.base.files import read_json, write_json
@@ -136,7 +136,7 @@ def main(words: Sequence[str] | None = None) -> None:
                 temperature=wish.temperature, seed=wish.seed,
             )  # fmt: skip
             maker = Maker(
-                out=folder, loaded=loaded, options=options, samples=1, pedigree=Pedigree()
+                out=folder, loaded=loaded, options=options, samples=1, provenance=Provenance()
             )
             if make(maker, label_maps):
                 raise SystemExit(f"some scans of {folder} could not be drawn")

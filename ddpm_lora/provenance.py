@@ -31,7 +31,7 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Behind:
+class Contributors:
     """Who is behind a label map besides the patient whose brain it is."""
 
     donors: tuple[str, ...] = ()
@@ -42,19 +42,19 @@ class Behind:
     """What does not say whom it has seen."""
 
 
-def behind(case: Case) -> Behind:
+def find_contributors(case: Case) -> Contributors:
     """Return who is behind a label map, as the record beside it says; nobody behind a real one."""
     folder = case.path("seg").parent
     records = (place / "records" / f"{case.id}.json" for place in (folder.parent, folder))
     path = next((p for p in records if p.is_file()), None)
     record = read_json(path) if path else {}
     if "donors" not in record:  # made, without a record or by a version that kept none of this
-        return Behind(unmarked=("label map",) if path or case.is_made else ())
-    return Behind(**{key: tuple(record[key]) for key in ("donors", "patients", "unmarked")})
+        return Contributors(unmarked=("label map",) if path or case.is_made else ())
+    return Contributors(**{key: tuple(record[key]) for key in ("donors", "patients", "unmarked")})
 
 
 @dataclass(frozen=True, kw_only=True)
-class Pedigree:
+class Provenance:
     """The real cohort that label maps were taken from, as far as it is told."""
 
     split: Split | None = None
@@ -119,7 +119,7 @@ class Pedigree:
 def append(
     path: Path,
     out: Path,
-    pedigree: Pedigree,
+    provenance: Provenance,
     root: Path,
     *,
     kept: Mapping[str, str] | None = None,
@@ -132,14 +132,14 @@ def append(
     """
     split = read_split(path, root)
     drawn, refused, dropped = {}, 0, set()
-    for entry, donors in _finished(out, pedigree):
+    for entry, donors in _finished(out, provenance):
         if kept is not None and entry.case.id not in kept:
             dropped.add(entry.case.path("t1n").resolve())
             continue
         try:
             if kept is not None and scans_hash(entry.case) != kept[entry.case.id]:
                 raise SynthError("drawn again since it was judged", hint="judge it again")
-            source = pedigree.of(Case(id=entry.source or "", files={}), donors)
+            source = provenance.of(Case(id=entry.source or "", files={}), donors)
             drawn[entry.case.id] = replace(entry, source=source["case"])
         except SynthError as error:
             refused += 1
@@ -173,7 +173,7 @@ def require_within(root: Path, out: Path) -> None:
         )
 
 
-def _finished(out: Path, pedigree: Pedigree) -> list[tuple[Entry, list[str]]]:
+def _finished(out: Path, provenance: Provenance) -> list[tuple[Entry, list[str]]]:
     """Return the cases whose files are there, each with its label map as source, and its donors."""
     entries = []
     for path in sorted((out / "records").glob("*.json")):
@@ -182,7 +182,7 @@ def _finished(out: Path, pedigree: Pedigree) -> list[tuple[Entry, list[str]]]:
         files = {r: out / name / f"{name}-{r}.nii.gz" for r in (*MODALITIES, "seg")}
         if all(file.is_file() for file in files.values()):  # what was sorted out is not listed
             case = Case(id=name, files=files, scheme=record["scheme"])
-            source, seen = record["source"], pedigree.seen(record)
+            source, seen = record["source"], provenance.seen(record)
             of = source["label_map"]
             entry = Entry(case=case, fold=TRAIN_ONLY, source=of, seen_folds=seen)
             entries.append((entry, source.get("donors", [])))

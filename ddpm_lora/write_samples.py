@@ -18,7 +18,7 @@ from ddpm_lora.conditioning import BRAIN, NAMES
 from ddpm_lora.generate import Drawn, SamplerOptions, draw
 from ddpm_lora.label_maps import LabelMap, read
 from ddpm_lora.lora.adapters import fingerprint
-from ddpm_lora.provenance import Behind, Pedigree, behind
+from ddpm_lora.provenance import Contributors, Provenance, find_contributors
 from synth.base.files import write_json
 from synth.base.manifest import manifest
 from synth.checkpoints.checkpoint import Checkpoint
@@ -38,7 +38,7 @@ class Maker:
     loaded: Checkpoint
     options: SamplerOptions
     samples: int
-    pedigree: Pedigree
+    provenance: Provenance
     scheme: str = "auto"
     brain: Path | None = None
 
@@ -59,8 +59,8 @@ class Maker:
 
     def work(self, case: Case) -> str:
         """Draw what is missing of a label map."""
-        before = behind(case)
-        source = self.pedigree.of(case, before.donors)
+        before = find_contributors(case)
+        source = self.provenance.of(case, before.donors)
         labels = read(case, scheme=self.scheme, brain=self.brain)
         missing = [k for k, i in enumerate(self.ids(case)) if not self.record(i).exists()]
         calls = seconds = 0.0
@@ -75,7 +75,7 @@ class Maker:
             calls, seconds = calls + drawn.facts["network_calls"], seconds + drawn.facts["seconds"]
         return f"{len(missing)} drawn, {calls:g} calls, {seconds:.1f} s"
 
-    def _model(self, before: Behind) -> dict[str, Any]:
+    def _model(self, before: Contributors) -> dict[str, Any]:
         """Return what the model, and that of the label map, say of their making."""
         own = self.loaded.metadata
         adapters = [{k: a[k] for k in OF_ADAPTERS if k in a} for a in own.get("adapters", [])]
@@ -87,7 +87,7 @@ class Maker:
         }
 
 
-def _trained_on(metadata: Mapping[str, Any], before: Behind) -> dict[str, list[str]]:
+def _trained_on(metadata: Mapping[str, Any], before: Contributors) -> dict[str, list[str]]:
     """Return the marks of all patients known to be behind any model, and the models unmarked."""
     told = [("base", metadata.get("patients"))]
     told += [(a.get("name", "adapter"), a.get("patients")) for a in metadata.get("adapters", [])]

@@ -19,6 +19,7 @@ import pytest
 
 from synth.cli import VERBS
 from synth.cli.parser import SHARED
+from tests.mutations import MUTATIONS, Mutation
 
 ROOT = Path(__file__).parents[1]
 FAMILIES = ("label_gan", "wdm3d", "ddpm_lora", "segmentation")
@@ -267,6 +268,14 @@ def test_folders_can_be_surveyed() -> None:
     entries = Counter(path.parent for path in SOURCES.values())
     entries.update(folder.parent for folder in list(entries) if folder.parent != ROOT)
     assert {str(f.relative_to(ROOT)): n for f, n in entries.items() if n > MOST_ENTRIES} == {}
+
+
+@pytest.mark.parametrize("mutation", MUTATIONS, ids=lambda m: m.file)
+def test_a_planted_error_has_its_place(mutation: Mutation) -> None:
+    """`python -m tests.mutations` plants them all."""
+    assert (ROOT / mutation.file).read_text(encoding="utf-8").count(mutation.old) == 1
+    assert mutation.old != mutation.new
+    assert all((ROOT / "tests" / f"{name}.py").is_file() for name in mutation.tests.split())
 
 
 def test_contributing_prints_the_tree() -> None:

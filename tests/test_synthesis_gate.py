@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from ddpm_lora.provenance import Pedigree, append
+from ddpm_lora.provenance import Provenance, append
 from synth.base.errors import SynthError
 from synth.base.files import read_json, write_json
 from synth.cli import main
@@ -76,12 +76,12 @@ def test_only_kept_cases_are_appended_and_dropped_ones_are_taken_out(tmp_path: P
     )
     cases = {c.id: c for c in discover(out)}
     first, second, third = sorted(cases)
-    pedigree = Pedigree(split=read_split(listed, tmp_path), strict=True)
+    provenance = Provenance(split=read_split(listed, tmp_path), strict=True)
 
     def names() -> list[str]:
         return [e.case.id for e in read_split(listed, tmp_path).training]
 
-    assert append(listed, out, pedigree, tmp_path) == 0
+    assert append(listed, out, provenance, tmp_path) == 0
     assert names() == [real.id, first, second, third]
 
     reasons = {first: [], second: ["signs is 0.5, not >= 0.8"], third: []}
@@ -93,12 +93,12 @@ def test_only_kept_cases_are_appended_and_dropped_ones_are_taken_out(tmp_path: P
     kept = read_kept(gate)
     assert kept == {name: scans_hash(cases[name]) for name in (first, third)}
     for _ in range(2):
-        assert append(listed, out, pedigree, tmp_path, kept=kept) == 0
+        assert append(listed, out, provenance, tmp_path, kept=kept) == 0
         assert names() == [real.id, first, third]
 
     # Drawn again: what was judged is not what is there.
     write(out, third, patient(9))
-    assert append(listed, out, pedigree, tmp_path, kept=kept) == 1
+    assert append(listed, out, provenance, tmp_path, kept=kept) == 1
 
 
 def test_other_files_are_no_lists_of_kept_cases(tmp_path: Path) -> None:

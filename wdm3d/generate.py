@@ -42,7 +42,7 @@ from synth.diffusion.sampling import (
 )
 from synth.diffusion.schedule import Denoiser, Schedule, alpha_sigma
 from synth.diffusion.wavelet import any_in_block
-from wdm3d.air import AIR, beyond, emptied, grounded
+from wdm3d.background import AIR, beyond, emptied, grounded
 from wdm3d.boxes import Box, add, box_around, crop, regions, tiles
 from wdm3d.config import Config, SamplerOptions
 from wdm3d.guides import Guides, guides_of

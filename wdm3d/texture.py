@@ -12,7 +12,7 @@ from scipy import ndimage
 from synth.data.prepare import background_of, brain_mask
 from synth.data.volume import Volume
 from synth.diffusion.wavelet import dwt3
-from wdm3d.air import AIR
+from wdm3d.background import AIR
 
 SCALES_MM = (0.75, 1.5, 3.0)
 """Gaussian widths between which detail lies; what is coarser comes from the mean."""

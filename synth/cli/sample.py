@@ -10,7 +10,7 @@ from synth.base.errors import SynthError
 from synth.jobs.cases import BatchOptions
 
 if TYPE_CHECKING:
-    from ddpm_lora.provenance import Pedigree
+    from ddpm_lora.provenance import Provenance
     from synth.data.case import Case
 
 
@@ -105,15 +105,15 @@ def sample(
 
     kept = read_kept(listed.kept) if listed.kept else None
     cases, scheme = _find_cases(label_maps or labels, scheme, out)
-    pedigree, root = _pedigree(listed, out)
+    provenance, root = _provenance(listed, out)
     maker = Maker(
         out=out, loaded=load(model, lora, pick(device)),
-        options=SamplerOptions(**vars(draws), seed=seed), samples=samples, pedigree=pedigree,
+        options=SamplerOptions(**vars(draws), seed=seed), samples=samples, provenance=provenance,
         scheme=scheme, brain=brain,
     )  # fmt: skip
     failed = make(maker, batch.share(cases), force=batch.force)
     if listed.append_to and (out / "records").is_dir():
-        failed += append(listed.append_to, out, pedigree, root, kept=kept)
+        failed += append(listed.append_to, out, provenance, root, kept=kept)
     return 2 if failed else 0
 
 
@@ -131,9 +131,9 @@ def _find_cases(given: tuple[Path, ...], scheme: str, out: Path) -> tuple[list[C
     return cases, scheme
 
 
-def _pedigree(listed: SplitOptions, out: Path) -> tuple[Pedigree, Path]:
+def _provenance(listed: SplitOptions, out: Path) -> tuple[Provenance, Path]:
     """Return who is behind the label maps, and the folder that the split's paths start from."""
-    from ddpm_lora.provenance import Pedigree, require_within
+    from ddpm_lora.provenance import Provenance, require_within
     from synth.data.split import read_split
 
     path = listed.split or listed.append_to
@@ -141,4 +141,4 @@ def _pedigree(listed: SplitOptions, out: Path) -> tuple[Pedigree, Path]:
     if listed.append_to:
         require_within(root, out)
     read = read_split(path, root) if path else None
-    return Pedigree(split=read, held_out=listed.fold, strict=bool(listed.append_to)), root
+    return Provenance(split=read, held_out=listed.fold, strict=bool(listed.append_to)), root

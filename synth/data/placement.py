@@ -25,7 +25,7 @@ ANY_NEIGHBOUR = ndimage.generate_binary_structure(3, 3)
 TOO_CLOSE = 2
 
 PROBES = (16, 256, 2048)  # voxels of a mask that are looked at before all of them are
-FEW = 8  # so many places are looked at voxel by voxel at once
+AT_ONCE = 8  # so many places are looked at voxel by voxel at once
 ROUNDS = (32, 256, 1024, 2048, 4096)  # random centres examined at once, until two are valid
 
 
@@ -170,7 +170,7 @@ def valid_corners(shape: np.ndarray, where: Site, rng: np.random.Generator) -> I
         corners = where.candidates[_draw(where, usable, count, rng)] - anchor
         corners = corners[((corners >= 0) & (corners + box <= grid)).all(1)]
         for probes in PROBES:
-            if len(corners) > FEW:
+            if len(corners) > AT_ONCE:
                 corners = corners[likely(corners, probes)]
         for start in corners @ strides:
             seen = state.take(start + offsets)

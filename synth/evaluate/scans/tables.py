@@ -26,7 +26,7 @@ REGIONS_HEAD = (
 )
 SETS = ("generated", "training", "real")
 NAMES = {"real": "unseen real"}
-FEW = 30  # cases in either set, below which KID tells large differences only
+MIN_SET_SIZE = 30  # cases in either set, below which KID tells large differences only
 
 
 def tables(summary: Mapping[str, Any]) -> list[tuple[str, Rows]]:
@@ -52,8 +52,8 @@ def headline(summary: Mapping[str, Any]) -> str:
         parts.append(f"Dice of the segmenter {_of(made['seg_dice'], 'mean')}, real {reach}")
     if "copied" in made:
         parts.append(f"copied: {made['copied']}")
-    if min(made["cases"], real["cases"]) < FEW:
-        parts.append(f"sets of fewer than {FEW} show large differences only")
+    if min(made["cases"], real["cases"]) < MIN_SET_SIZE:
+        parts.append(f"sets of fewer than {MIN_SET_SIZE} show large differences only")
     return "; ".join(parts)
 
 

@@ -45,11 +45,11 @@ def methods(study: Study) -> Section:
     ]
     sentences += [_model_sentence(source) for source in study.models]
     sentences += _weights_sentence(study, [s for found in manifests.values() for s in found])
-    parts = [tag("p", *sentences, _ground([*manifests.values(), study.models]))]
+    parts = [tag("p", *sentences, _versions_sentence([*manifests.values(), study.models]))]
     if not sentences:
         parts = [tag("p", "Nothing here has a manifest yet.", class_="missing")]
     parts += [
-        more(f"{DONE[part].rstrip(',')}: every setting and hash", *_everything(found))
+        more(f"{DONE[part].rstrip(',')}: every setting and hash", *_all_settings(found))
         for part, found in manifests.items()
     ]
     parts += [
@@ -104,7 +104,9 @@ def manifests_of(study: Study, part: str) -> list[Source]:
 
 def _sentence(part: str, found: Sequence[Source]) -> str:
     verbs = sorted({source.values.get("verb", part) for source in found})
-    said = [_said(k, v) for k, v in settings(found).items() if k not in (*PLACES, *NESTED)]
+    said = [
+        _describe_setting(k, v) for k, v in settings(found).items() if k not in (*PLACES, *NESTED)
+    ]
     said = [words for words in said if words]
     hashes = inputs(found)
     count = f"{len(hashes)} file{'s' * (len(hashes) != 1)}"
@@ -156,7 +158,7 @@ def _named(path: str) -> str:
     return "/".join(PurePath(path).parts[-2:])
 
 
-def _ground(groups: Sequence[Sequence[Source]]) -> str:
+def _versions_sentence(groups: Sequence[Sequence[Source]]) -> str:
     """Say which versions it all ran under."""
     sources = [source for group in groups for source in group]
     kept: dict[str, list[str]] = {}
@@ -171,7 +173,7 @@ def _ground(groups: Sequence[Sequence[Source]]) -> str:
     return f"It ran under {words}." if words else ""
 
 
-def _said(key: str, values: Sequence[Any]) -> str:
+def _describe_setting(key: str, values: Sequence[Any]) -> str:
     """Say one setting; what was left at None, False or nothing goes without saying."""
     telling = [v for v in values if not (v is None or v is False or v in ([], ""))]  # 0 tells
     if not telling:
@@ -186,15 +188,15 @@ def _plain(value: Any) -> str:
         return " ".join(map(_plain, value))
     text = str(value)
     is_hash = len(text) == 64 and set(text) <= set("0123456789abcdef")
-    return text[:SHORT] if is_hash else _abroad(text)
+    return text[:SHORT] if is_hash else _without_home(text)
 
 
-def _abroad(text: str) -> str:
+def _without_home(text: str) -> str:
     """Leave out where this package and its user live: the page may travel."""
     return text.replace(f"{DEMO_WEIGHTS.parent}/", "").replace(f"{Path.home()}/", "~/")
 
 
-def _everything(found: Sequence[Source]) -> list[Html]:
+def _all_settings(found: Sequence[Source]) -> list[Html]:
     rows = [["setting", "value"]]
     rows += [[key, "; ".join(map(_full, values))] for key, values in settings(found).items()]
     parts = [table(rows, "every setting", words=True)]
@@ -221,7 +223,7 @@ def _rows(values: Any, prefix: str = "") -> list[list[str]]:
 
 
 def _full(value: Any) -> str:
-    return _abroad(value if isinstance(value, str) else json.dumps(value))
+    return _without_home(value if isinstance(value, str) else json.dumps(value))
 
 
 def _stage_rows(study: Study) -> list[list[str]]:
@@ -231,7 +233,7 @@ def _stage_rows(study: Study) -> list[list[str]]:
             str(stage.get("name", UNKNOWN)), str(stage.get("state", UNKNOWN)),
             number(stage.get("seconds"), ".1f"), number(stage.get("network_calls"), "d"),
             number(stage.get(PEAK), ".0f"), str(stage.get("started", UNKNOWN)),
-            _abroad(str(stage.get("command", UNKNOWN))),
+            _without_home(str(stage.get("command", UNKNOWN))),
         ]
         for stage in study.stages
     ]  # fmt: skip

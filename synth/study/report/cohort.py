@@ -44,7 +44,7 @@ def height_of(case: Case) -> float:
 def case_strip(case: Case, kind: str = "", *, height: float | None = None) -> Html:
     """Show the contrasts of a case and its labels, where the tumour is largest or as high as said.
 
-    A height is comparable between cases, whatever their grids: see `thumbnail.height`.
+    A height is comparable between cases, whatever their grids: see `slices.find_height`.
     """
     volumes = {m: case.load(m) for m in MODALITIES if m in case.files}
     if not volumes:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 
 from synth.data.case import Case
-from synth.evaluate.scans.tables import FEW
+from synth.evaluate.scans.tables import MIN_SET_SIZE
 from synth.study.report.cohort import case_strip, evenly, height_of
 from synth.study.report.html import Html, Source, joined, more, number, tag, tile
 from synth.study.report.pictures import finished
@@ -82,8 +82,8 @@ def _tiles(found: Source) -> Html:
         )  # fmt: skip
     else:
         tiles.append(tile("–", "copies of training scans", "not looked for: --train or --split"))
-    few = min(found.get(which)["cases"] for which in ("generated", "real")) < FEW
-    told = f"Sets of fewer than {FEW} scans show large differences only." if few else ""
+    few = min(found.get(which)["cases"] for which in ("generated", "real")) < MIN_SET_SIZE
+    told = f"Sets of fewer than {MIN_SET_SIZE} scans show large differences only." if few else ""
     return joined(
         tag("div", *tiles, class_="tiles"), in_plain_words(verdict(found)),
         tag("p", told, class_="note") if few else "",
