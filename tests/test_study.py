@@ -25,10 +25,9 @@ from synth.data.split import Entry, Split, read_split, write_split
 from synth.evaluate.quality_filter import read_kept
 from synth.evaluate.scans.judge import evaluate_synthesis
 from synth.study import presets
-from synth.study.progress import STATE, Ledger, Outcome, Stage, network_calls
-from synth.study.run import _environment, left, run, said_left
+from synth.study.progress import STATE, Stage, network_calls
+from synth.study.run import _environment, run
 from synth.study.stages import DEMO_WEIGHTS, Plan, stages_of
-from synth.training.log import Progress
 from tests import toy_scans
 
 ROOT = Path(__file__).parents[1]
@@ -37,13 +36,13 @@ WEIGHTS = {"label_gan": Path("w/gan"), "wdm3d": Path("w/wdm"), "base": Path("w/b
 
 
 def plan(kind: str) -> Plan:
-    demo = Plan(out=Path("s"), data=Path("s/cohort"), folds=(1,), scale=presets.DEMO)
-    real = Plan(out=Path("s"), data=Path("d"), folds=(0, 1, 2), scale=presets.BRATS23, dealt=3)
+    demo = Plan(out=Path("s"), data=Path("s/cohort"), folds=(1,), preset=presets.DEMO)
+    real = Plan(out=Path("s"), data=Path("d"), folds=(0, 1, 2), preset=presets.BRATS23, dealt=3)
     slurm = {"launcher": "slurm", "cluster": ("slurm_partition=gpu", "mem_gb=64")}
     return {
         "demo": replace(demo, taught=Path("s/taught"), **WEIGHTS),
         "from scratch": replace(demo, from_scratch=True),
-        "tiny": replace(real, scale=presets.TINY, folds=(0, 1), split=Path("f.json"), **WEIGHTS),
+        "tiny": replace(real, preset=presets.TINY, folds=(0, 1), split=Path("f.json"), **WEIGHTS),
         "brats23": real,
         "one fold": replace(real, folds=(2,)),
         "slurm": replace(real, **slurm),
@@ -319,33 +318,6 @@ def test_killed_at_random_moments_it_ends_all_the_same(tmp_path: Path) -> None:
     assert set(states(tmp_path / "s").values()) == {"done"}
 
 
-def test_what_is_left_follows_the_measured_speed(tmp_path: Path) -> None:
-    stages = [replace(stub(n, "go", folder=tmp_path), seconds=1000.0) for n in "abcd"]
-    ledger = Ledger(tmp_path, stages)
-    assert ledger.seconds_left(0) == 4000
-    for stage in stages[:2]:
-        ledger.begin(stage)
-        ledger.end(stage, "done", Outcome(code=0, seconds=2030.0, peak_memory_mb=1.0))
-    # (60 + 2 * 2030) / (60 + 2 * 1000) = 2: twice as slow as expected
-    assert ledger.seconds_left(2, 500.0) == pytest.approx(2000 - 500 + 2000)
-    assert ledger.seconds_left_of(2, 500.0) == pytest.approx(2000 - 500)
-    assert left(ledger, 2, 500.0) == "about 25 min left, 58 min in all"
-    assert left(ledger, 2, 2500.0) == "longer than expected; the stages after it take about 33 min"
-    # What a stage says of itself counts where it is more: the machine became busy.
-    assert left(ledger, 2, 2500.0, 1800.0) == "about 30 min left, 63 min in all"
-    assert left(ledger, 2, 500.0, 60.0) == "about 25 min left, 58 min in all"
-    assert Ledger(tmp_path, stages).seconds_left(2) == pytest.approx(4000)
-
-
-def test_the_time_left_of_a_progress_line_is_read() -> None:
-    progress = Progress(9000, label="x", start=0)
-    for seconds in (0, 59, 61, 3599, 3600, 90061):
-        rate = seconds / (progress.total - progress.done)
-        progress.began = time.monotonic() - rate  # the first unit counts alone
-        assert said_left(f"x 0/9000 loss 1, {progress._eta()}") == pytest.approx(seconds, abs=1)
-    assert said_left("run: from step 0 to 150") == said_left("the 10:30 left the station") == 0
-
-
 def test_network_calls_are_those_of_the_records(tmp_path: Path) -> None:
     assert network_calls(tmp_path) is None
     (tmp_path / "records").mkdir()
@@ -379,7 +351,7 @@ def test_a_small_story_is_told_to_its_end(tmp_path: Path) -> None:
         adapting=("--steps", "2"), sampling=("--steps", "2"), gate=("z_intensity<=1e9",),
         compare=("--seeds", "0", "--steps", "2", "--warmup-steps", "1", "--width", "4"), threads=1,
     )  # fmt: skip
-    own = Plan(out=tmp_path, data=tmp_path / "cohort", folds=(1,), scale=small, from_scratch=True)
+    own = Plan(out=tmp_path, data=tmp_path / "cohort", folds=(1,), preset=small, from_scratch=True)
     run(stages_of(own), tmp_path, threads=1)
     assert set(states(tmp_path).values()) == {"done"}
     made = [e for e in read_split(tmp_path / "split.json").training if e.source]
@@ -406,7 +378,7 @@ def killable(folder: Path) -> Plan:
     )  # fmt: skip
     return Plan(
         out=folder / "study", data=folder / "cohort", folds=(1,), split=folder / "split.json",
-        scale=small, label_gan=DEMO_WEIGHTS / "label_gan", wdm3d=DEMO_WEIGHTS / "wdm3d",
+        preset=small, label_gan=DEMO_WEIGHTS / "label_gan", wdm3d=DEMO_WEIGHTS / "wdm3d",
         base=folder / "base", workers=1,
     )  # fmt: skip
 

@@ -73,7 +73,7 @@ def study(
         seed: seed of the folds and of every random draw.
         show: list the commands and do nothing.
     """
-    from synth.study.presets import SCALES
+    from synth.study.presets import PRESETS
 
     if not show and not data.is_dir():
         raise SynthError(f"{data}: no such folder", hint="check the path and its spelling")
@@ -82,8 +82,8 @@ def study(
     if fold is not None and fold not in tested:
         raise SynthError(f"no fold {fold} in this study", hint=f"it has {tested}")
     plan = Plan(
-        out=out, data=data, scale=SCALES[preset], folds=tuple(tested) if fold is None else (fold,),
-        split=split, dealt=dealt,
+        out=out, data=data, preset=PRESETS[preset], split=split, dealt=dealt,
+        folds=tuple(tested) if fold is None else (fold,),
         label_gan=weights.label_gan or (_shipped("label_gan") if shipped else None),
         wdm3d=weights.wdm3d or (_shipped("wdm3d") if shipped else None),
         base=weights.base or (_shipped("ddpm_lora") if shipped else None),
@@ -118,12 +118,13 @@ def demo(
         seed: seed of the cohort and of every random draw.
         show: list the commands and do nothing.
     """
-    from synth.study.presets import demo as scale
+    from synth.study.presets import demo as demo_preset
 
     if cases < 10:  # the judges need 4 unseen patients, the comparison some to choose by
         raise SynthError(f"--cases {cases}", hint="10 or more")
     plan = Plan(
-        out=out, data=out / "cohort", scale=scale(cases), folds=(1,), from_scratch=from_scratch,
+        out=out, data=out / "cohort", preset=demo_preset(cases), folds=(1,),
+        from_scratch=from_scratch,
         label_gan=None if from_scratch else _shipped("label_gan"),
         wdm3d=None if from_scratch else _shipped("wdm3d"),
         taught=None if from_scratch else out / "taught",
@@ -165,7 +166,7 @@ def _run(plan: Plan, *, show: bool) -> int:
             print(f"# {stage.name}: {stage.purpose}\n{stage.command}")
         return 0
     _show_cohort(plan)
-    run(stages, plan.out, program=PROGRAM, threads=plan.scale.threads)
+    run(stages, plan.out, program=PROGRAM, threads=plan.preset.threads)
     print(f"\nLook at {plan.out}/report.html")
     print(f"Each step is a command of its own: they are in {plan.out}/study.json")
     return 0
@@ -175,7 +176,7 @@ def _show_cohort(plan: Plan) -> None:
     """Put a link to the cohort where the report looks for it."""
     for folder in {plan.out, *(plan.of_fold(str(fold)) for fold in plan.folds)}:
         link = folder / "cohort"
-        if not plan.scale.cases and not link.exists() and plan.data.is_dir():
+        if not plan.preset.cases and not link.exists() and plan.data.is_dir():
             folder.mkdir(parents=True, exist_ok=True)
             link.unlink(missing_ok=True)  # one that leads nowhere
             link.symlink_to(plan.data.resolve(), target_is_directory=True)

@@ -13,11 +13,9 @@ from synth.base.files import read_json, write_json
 
 STATE = "study.json"
 FORMAT = 1
-PRIOR_SECONDS = 60.0
-"""What the expected seconds weigh against measured ones, until more are measured."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Stage:
     """One command line, and what it is for."""
 
@@ -25,8 +23,6 @@ class Stage:
     words: tuple[str, ...]
     """Of the verb, as after `synth`."""
     purpose: str
-    seconds: float = 60.0
-    """Expected; only the proportions matter once some are measured."""
     made: Path | None = None
     """Folder whose records tell the network calls."""
     always: bool = False
@@ -47,7 +43,7 @@ class Outcome:
     peak_memory_mb: float
 
 
-class Ledger:
+class StudyState:
     """study.json: what each stage was, is and took."""
 
     def __init__(self, out: Path, stages: Sequence[Stage]) -> None:
@@ -78,25 +74,6 @@ class Ledger:
         row["peak_memory_mb"] = round(max(row["peak_memory_mb"] or 0, outcome.peak_memory_mb), 1)
         row["network_calls"] = network_calls(stage.made)
         self._write()
-
-    def seconds_left(self, at: int, elapsed: float = 0.0, said: float = 0.0) -> float:
-        """Estimate the seconds of stage `at` and what follows: as expected, at measured speed."""
-        later = [s for s in self.stages[at + 1 :] if s.always or not self.is_done(s)]
-        own = self.seconds_left_of(at, elapsed, said)
-        return own + self._speed() * sum(s.seconds for s in later)
-
-    def seconds_left_of(self, at: int, elapsed: float = 0.0, said: float = 0.0) -> float:
-        """Estimate the seconds of stage `at` alone, no fewer than it says itself of its work.
-
-        0 where it takes longer than expected and says nothing.
-        """
-        return max(self.stages[at].seconds * self._speed() - elapsed, said)
-
-    def _speed(self) -> float:
-        """Return the seconds that an expected second takes on this machine."""
-        done = [s for s in self.stages if self.is_done(s) and not s.always]
-        measured = PRIOR_SECONDS + sum(self.rows[s.name]["seconds"] for s in done)
-        return measured / (PRIOR_SECONDS + sum(s.seconds for s in done))
 
     def _row(self, stage: Stage, before: dict[str, Any] | None) -> dict[str, Any]:
         row = {"name": stage.name, "purpose": stage.purpose, "command": stage.command}

@@ -12,7 +12,6 @@ import contextlib
 import fcntl
 import logging
 import os
-import re
 import shutil
 import signal
 import subprocess
@@ -26,15 +25,13 @@ from tqdm import tqdm
 
 from synth.base.errors import SynthError
 from synth.jobs.job import EXIT_STOPPED, GRACE_SECONDS, python_path
-from synth.study.progress import Ledger, Outcome, Stage
+from synth.study.progress import Outcome, Stage, StudyState
 
 LOGS, LOCK = "logs", ".lock"
 POLL_SECONDS = 0.2
 SPEAK_SECONDS = 60.0
 TAIL = 12
 """Lines of the log of a failed stage that are shown."""
-SAID_LEFT = re.compile(r"(?:(\d+):)?(\d+):(\d\d) left$")
-"""How `synth.training.log.Progress` ends its lines."""
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
 
 log = logging.getLogger(__name__)
@@ -51,25 +48,22 @@ def run(stages: Sequence[Stage], out: Path, *, program: str, threads: int = 0) -
         threads: of the numerical libraries in each stage, unless the environment says; 0: as is.
     """
     with _alone(out) as lock, _stoppable():
-        ledger = Ledger(out, stages)
+        progress = StudyState(out, stages)
         changed = False
         for at, stage in enumerate(stages):
-            if ledger.is_done(stage) and not stage.always and not changed:
+            if progress.is_done(stage) and not stage.always and not changed:
                 continue
             changed = True
-            with _line(ledger, at) as tell:
-                outcome = _do(ledger, stage, lock, tell, threads=threads, program=program)
+            with _line(progress, at) as tell:
+                outcome = _do(progress, stage, lock, tell, threads=threads, program=program)
             state = {0: "done", EXIT_STOPPED: "stopped"}.get(outcome.code, "failed")
-            ledger.end(stage, state, outcome)
+            progress.end(stage, state, outcome)
             if state == "stopped":
                 raise KeyboardInterrupt
             if state == "failed":
                 raise _failure(stage, outcome.code, out)
-            rest = ledger.seconds_left(at + 1) if at + 1 < len(stages) else 0.0
-            log.info(
-                "%s: done in %s, %.0f MB%s", _place(ledger, at), spoken(outcome.seconds),
-                outcome.peak_memory_mb, f"; about {spoken(rest)} left in all" if rest else "",
-            )  # fmt: skip
+            log.info("%s: done in %s, %.0f MB", _place(progress, at), spoken(outcome.seconds),
+                     outcome.peak_memory_mb)  # fmt: skip
 
 
 def spoken(seconds: float) -> str:
@@ -79,24 +73,6 @@ def spoken(seconds: float) -> str:
     if seconds < 90 * 60:
         return f"{seconds / 60:.0f} min"
     return f"{seconds / 3600:.1f} h"
-
-
-def left(ledger: Ledger, at: int, elapsed: float = 0.0, said: float = 0.0) -> str:
-    """Say how long a stage and the whole still take."""
-    own = ledger.seconds_left_of(at, elapsed, said)
-    whole = spoken(ledger.seconds_left(at, elapsed, said))
-    if not own:
-        return f"longer than expected; the stages after it take about {whole}"
-    return f"about {spoken(own)} left, {whole} in all"
-
-
-def said_left(line: str) -> float:
-    """Return the seconds left that a line of progress ends with; 0 where it does not."""
-    found = SAID_LEFT.search(line)
-    if found is None:
-        return 0.0
-    hours, minutes, seconds = (int(part or 0) for part in found.groups())
-    return float(hours * 3600 + minutes * 60 + seconds)
 
 
 def tail(path: Path, lines: int = TAIL) -> list[str]:
@@ -110,7 +86,7 @@ def tail(path: Path, lines: int = TAIL) -> list[str]:
 
 
 def _do(
-    ledger: Ledger,
+    progress: StudyState,
     stage: Stage,
     lock: int,
     tell: Callable[[float], None],
@@ -119,9 +95,9 @@ def _do(
     program: str,
 ) -> Outcome:
     """Run a stage to its end; when asked to stop, let it save first."""
-    path = ledger.out / LOGS / f"{stage.name}.log"
+    path = progress.out / LOGS / f"{stage.name}.log"
     path.parent.mkdir(parents=True, exist_ok=True)
-    ledger.begin(stage)
+    progress.begin(stage)
     code = f"import sys; from {program} import main; sys.exit(main(sys.argv[1:]))"
     began = time.monotonic()
     with path.open("ab") as file:
@@ -180,16 +156,16 @@ def _failure(stage: Stage, code: int, out: Path) -> SynthError:
     )
 
 
-def _place(ledger: Ledger, at: int) -> str:
-    return f"[{at + 1:2d}/{len(ledger.stages)}] {ledger.stages[at].name}"
+def _place(progress: StudyState, at: int) -> str:
+    return f"[{at + 1:2d}/{len(progress.stages)}] {progress.stages[at].name}"
 
 
 @contextlib.contextmanager
-def _line(ledger: Ledger, at: int) -> Generator[Callable[[float], None]]:
+def _line(progress: StudyState, at: int) -> Generator[Callable[[float], None]]:
     """Yield what shows how long a stage has run: in place on a terminal, now and then elsewhere."""
-    stage, place = ledger.stages[at], _place(ledger, at)
-    path = ledger.out / LOGS / f"{stage.name}.log"
-    log.info("%s: %s; %s", place, stage.purpose, left(ledger, at))
+    stage, place = progress.stages[at], _place(progress, at)
+    path = progress.out / LOGS / f"{stage.name}.log"
+    log.info("%s: %s", place, stage.purpose)
     width = shutil.get_terminal_size().columns - 1
     bar = tqdm(total=1, bar_format="{desc}", leave=False, disable=not sys.stderr.isatty(),
                file=sys.stderr)  # fmt: skip
@@ -201,8 +177,7 @@ def _line(ledger: Ledger, at: int) -> Generator[Callable[[float], None]]:
             return
         spoke = elapsed
         last = (tail(path, 1) or [""])[0]
-        rest = left(ledger, at, elapsed, said_left(last))
-        text = f"{place}: {spoken(elapsed)}, {rest} | {last}"
+        text = f"{place}: {spoken(elapsed)} | {last}"
         if bar.disable:
             log.info("%s", text)
         else:
