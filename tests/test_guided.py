@@ -15,7 +15,9 @@ from synth.data.brain import find_brain
 from synth.data.cache import ArrayCache
 from synth.data.fill import BASELINES
 from synth.data.heads import ORIGIN_MM, template
+from synth.data.prepare import HIGH_PERCENTILE
 from synth.data.volume import Volume
+from wdm3d import generate
 from wdm3d.config import PRESETS, SamplerOptions
 from wdm3d.generate import inpaint
 from wdm3d.guided_data import GuidedData
@@ -221,6 +223,23 @@ def test_the_mirror_image_counts_as_far_as_it_explains_the_tissue(noise, share) 
     assert share == pytest.approx(ALIKE[1] * max((explained - ALIKE[0]) / (1 - ALIKE[0]), 0))
     assert found[5, 20, 20] == pytest.approx(share, abs=0.03)
     assert (found[22:] == 0).all(), "where the other side is unknown it has no share"
+
+
+def test_the_spread_is_calibrated(brain: Volume, hole: Volume, monkeypatch) -> None:
+    def two_draws(self, scene, region, box, part=0):
+        del self, region, part
+        shape = (2, len(scene.image), *(s.stop - s.start for s in box))
+        return np.broadcast_to(np.array([0.0, 1.0], np.float32).reshape(2, 1, 1, 1, 1), shape)
+
+    monkeypatch.setattr(generate.Painter, "draw_box", two_draws)
+    options = SamplerOptions(estimate="sample", samples=2)
+    spread = inpaint(brain, hole, model=untrained(), options=options).spread
+    assert spread is not None
+    known = brain.data[0][~hole.data[0]]
+    scale = (np.percentile(known[known > 0], HIGH_PERCENTILE) - known.min()) / 2
+    deep = ndimage.binary_erosion(hole.data[0], iterations=2)
+    expected = generate.SPREAD_GAIN * np.sqrt(0.5) * scale  # two draws that are 1 apart
+    np.testing.assert_allclose(spread.data[0][deep], expected, rtol=0.02)
 
 
 def test_flips_are_for_the_mean_of_a_guided_model() -> None:
