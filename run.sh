@@ -24,6 +24,7 @@ set -f            # no word here is a file pattern
 ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 VENV=$ROOT/.venv
 PY=$VENV/bin/python
+export PYTHONSAFEPATH=1 # code in the current folder is not ours
 CPU_TORCH=https://download.pytorch.org/whl/cpu
 ALIASES='DATA_DIR=data DATA_SPLIT_JSON=split JSON_FILE=split OUTPUT_DIR=out SAVE_FOLDER=out RUN_DIR=out
 MODEL_PATH=model ITERATIONS=steps SAMPLING_STEPS=steps CHANNELS=modalities TRAIN_MODE=mode BEG=begin
@@ -129,4 +130,4 @@ case $MODE in
   *) exec "$PY" -m synth "${verb[@]}" ${options[@]+"${options[@]}"} ;;
 esac
 export OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 # the processes share the cores already
-cd "$ROOT" && exec "$PY" -m pytest --numprocesses logical --maxprocesses 8 ${options[@]+"${options[@]}"}
+cd "$ROOT" && exec env -u PYTHONSAFEPATH "$PY" -m pytest --numprocesses logical --maxprocesses 8 ${options[@]+"${options[@]}"}

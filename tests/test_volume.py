@@ -36,7 +36,7 @@ def test_values_of_every_dtype_survive_the_round_trip(tmp_path: Path, dtype: typ
 
 def test_slope_and_intercept_are_applied_once(tmp_path: Path) -> None:
     raw = np.arange(60, dtype=np.int16).reshape(3, 4, 5)
-    blob = bytearray(nib.Nifti1Image(raw, LPS).to_bytes())
+    blob = bytearray(nib.Nifti1Image(raw, LPS @ np.diag([4, 4, 4, 1])).to_bytes())
     header = nib.Nifti1Header(bytes(blob[:348]), check=False)
     header["scl_slope"], header["scl_inter"] = 0.5, 3
     blob[:348] = header.binaryblock

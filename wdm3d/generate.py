@@ -365,6 +365,8 @@ def _finished(
     In a whole head there is no background beside the brain: there the head goes on harmonically.
     """
     result = np.where(mask, prepared.undo(painted, touched=mask).data, image.data)
+    if not np.isfinite(result[:, mask]).all():
+        raise SynthError("the network answered with NaN", hint="its weights are damaged: retrain")
     for channel, original, low, high in zip(
         result, image.data, prepared.low, prepared.high, strict=True
     ):

@@ -153,6 +153,7 @@ def read(path: str | Path) -> Adapter:
             hint="plain LoRA is; merge others with peft and convert the result",
         )
     tensors = {k.removeprefix(PREFIX).removeprefix("denoise_fn."): v for k, v in stored.items()}
+    checkpoint.require_finite(tensors, name=str(folder / ADAPTER))
     known = (folder / CONFIG).is_file()
     facts = checkpoint.read_metadata(folder / ADAPTER) if known else {}
     return Adapter(folder=folder, settings=settings, tensors=tensors, facts=facts)

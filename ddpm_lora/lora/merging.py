@@ -22,6 +22,8 @@ from synth.checkpoints.checkpoint import ADAPTER, Checkpoint
 
 OF_THE_BASE_ALONE = frozenset({"metrics", "step", "seed"})
 
+REPEATED_GROUP = re.compile(r"\)[*+?{]")
+
 
 def load(
     adapters: Sequence[str | Path] | str | Path,
@@ -93,6 +95,11 @@ def _scaling(settings: Mapping[str, Any], layer: str, rank: int) -> float:
     """α/r, or α/√r where the adapter says so; patterns as peft matches them."""
     alpha = settings.get("lora_alpha", 8)
     for pattern, value in (settings.get("alpha_pattern") or {}).items():
+        if REPEATED_GROUP.search(pattern):  # it may take longer than anybody waits
+            raise SynthError(
+                f"the adapter's alpha_pattern {pattern!r} repeats a group",
+                hint="write the names of its layers out",
+            )
         if re.fullmatch(rf"(?:.*\.)?(?:{pattern})", layer):
             alpha = value
             break

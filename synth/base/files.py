@@ -55,6 +55,14 @@ def atomic_folder(folder: Path, *, replace: bool = True) -> Generator[Path]:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
+def visible_files(folder: Path, pattern: str) -> list[Path]:
+    """Return the files below a folder, in order; what a killed process left is hidden."""
+    found = (p for p in folder.rglob(pattern) if p.is_file())
+    return sorted(
+        p for p in found if not any(n.startswith(".") for n in p.relative_to(folder).parts)
+    )
+
+
 def unlink(path: Path) -> None:
     """Delete a file, if it is there."""
     try:

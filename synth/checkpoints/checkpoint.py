@@ -228,7 +228,18 @@ def load_strictly(model: nn.Module, tensors: Mapping[str, Tensor], *, name: str)
     if problem:
         hint = "the weights and the configuration belong to different networks"
         raise SynthError(f"{name}{problem}", hint=hint)
+    require_finite(tensors, name=name)
     model.load_state_dict(tensors)
+
+
+def require_finite(tensors: Mapping[str, Tensor], *, name: str) -> None:
+    """Refuse weights that are NaN or infinite: every scan made with them would be."""
+    odd = next((k for k, v in tensors.items() if not torch.isfinite(v).all()), None)
+    if odd is not None:
+        raise SynthError(
+            f"{name}: '{odd}' holds NaN or infinity",
+            hint="the file is damaged or the training diverged; take another checkpoint",
+        )
 
 
 def _sync(path: Path) -> None:

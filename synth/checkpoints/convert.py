@@ -23,6 +23,7 @@ from synth.base.families import Family
 from synth.checkpoints import checkpoint
 from synth.checkpoints.compression import Bits
 
+MAX_WRAPPERS = 8
 WRAPPERS = (
     *("ema", "ema_state_dict", "model_ema", "ema_model"),
     *("state_dict", "model_state_dict", "network_weights", "model", "net"),
@@ -121,7 +122,9 @@ def read_weights(source: Path) -> Any:
 
 def unwrap(content: Any, *, name: str) -> dict[str, Tensor]:
     """Return the state dict inside what a training script saved, averaged weights first."""
-    while isinstance(content, Mapping):
+    for _ in range(MAX_WRAPPERS):  # one that holds itself would have no end
+        if not isinstance(content, Mapping):
+            break
         tensors = {str(k): v for k, v in content.items() if isinstance(v, Tensor)}
         inner = [key for key in WRAPPERS if isinstance(content.get(key), Mapping)]
         if not inner:

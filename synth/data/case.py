@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from synth.base.errors import SynthError
+from synth.base.files import visible_files
 from synth.data.labels import require_scheme, scheme_regions
 from synth.data.volume import Volume
 
@@ -135,7 +136,7 @@ def discover(root: Path, *, scheme: str = "auto") -> list[Case]:
     if not root.exists():
         raise SynthError(f"{root}: no such folder", hint="check the path and its spelling")
     found: dict[str, dict[str, list[Path]]] = {}
-    paths = [root] if root.is_file() else sorted(p for p in root.rglob("*.nii*") if p.is_file())
+    paths = [root] if root.is_file() else visible_files(root, "*.nii*")
     for path in paths:
         name = split_name(path)
         if name:

@@ -19,8 +19,13 @@ from nibabel.spatialimages import HeaderDataError
 from synth.base.errors import SynthError, first_line
 from synth.base.files import atomic_path
 
-MAX_VOXELS = 2**30  # 1024³; a larger claim is a broken header, not a brain
-READ_ERRORS = (ImageFileError, HeaderDataError, OSError, EOFError, zlib.error, ValueError)
+MAX_VOXELS = 2**27  # 512³; a larger claim is a broken header, not a brain
+DEFLATE_LIMIT = 1032
+"""No byte of gzip holds more bytes than this: a larger claim cannot be true."""
+EXTENT_MM = (10.0, 1000.0)
+"""Of the longest edge of a scan of a head."""
+READ_ERRORS = (ImageFileError, HeaderDataError, OSError, EOFError, zlib.error, ValueError,
+               OverflowError, MemoryError)  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -153,17 +158,34 @@ def _read(path: Path) -> tuple[nib.Nifti1Pair, np.ndarray]:
         if not isinstance(image, nib.Nifti1Pair):  # NIfTI-2 is one, too
             raise ValueError(f"it is a {type(image).__name__}")
         shape = _spatial_shape(image.shape, path)
+        _require_scalars(image, path)
+        _require_room(image, path)
         values = np.asanyarray(image.dataobj)
     except READ_ERRORS as error:
         raise SynthError(
             f"{path}: cannot be read as NIfTI: {first_line(error)}",
             hint="the file is damaged or not an image; copy or convert it again",
         ) from error
-    if values.dtype.kind not in "uifb":
-        raise SynthError(
-            f"{path}: voxels of type {values.dtype}", hint="convert to a scalar type first"
-        )
     return image, values.reshape(shape)
+
+
+def _require_scalars(image: nib.Nifti1Pair, path: Path) -> None:
+    kind = image.get_data_dtype()
+    if kind.kind not in "uifb":
+        name = "RGB colours" if kind.fields or kind.kind == "V" else f"type {kind}"
+        raise SynthError(f"{path}: voxels of {name}", hint="convert to a scalar type first")
+
+
+def _require_room(image: nib.Nifti1Pair, path: Path) -> None:
+    """Refuse a header that claims more voxels than its file can hold, before they get memory."""
+    claimed = int(np.prod(image.shape)) * image.get_data_dtype().itemsize
+    data = Path(image.file_map["image"].filename or path)
+    packed = DEFLATE_LIMIT if data.name.endswith(".gz") else 1
+    if claimed > packed * data.stat().st_size:
+        raise SynthError(
+            f"{path}: the header claims {claimed:,} bytes of voxels, the file is shorter",
+            hint="it was cut off: copy or convert it again",
+        )
 
 
 def _spatial_shape(shape: tuple[int, ...], path: Path) -> tuple[int, ...]:
@@ -189,6 +211,14 @@ def _affine(image: nib.Nifti1Pair, path: str | Path) -> np.ndarray:
         raise SynthError(
             f"{path}: the affine is singular or not finite",
             hint="repair the header's sform or qform",
+        )
+    unit = image.header.get_xyzt_units()[0]
+    if unit not in ("mm", "unknown"):
+        raise SynthError(f"{path}: lengths in {unit}s", hint="convert the header to millimetres")
+    longest = max(np.linalg.norm(affine[:3, :3], axis=0) * image.shape[:3])
+    if not EXTENT_MM[0] <= longest <= EXTENT_MM[1]:
+        raise SynthError(
+            f"{path}: the scan is {longest:.3g} mm long", hint="are its voxel sizes in millimetres?"
         )
     return affine
 

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from synth.base.errors import SynthError
-from synth.base.files import write_json
+from synth.base.files import visible_files, write_json
 from synth.base.manifest import manifest
 from synth.data.case import Case, discover, require_unique
 from synth.data.split import read_split
@@ -85,8 +85,8 @@ def find_nifti(folder: Path, hint: str) -> dict[str, list[Path]]:
     if not folder.is_dir():
         raise SynthError(f"{folder}: no such folder", hint=hint)
     found: dict[str, list[Path]] = {}
-    for path in sorted(folder.rglob("*.nii*")):
-        if path.is_file() and path.name.endswith((".nii", ".nii.gz")):
+    for path in visible_files(folder, "*.nii*"):
+        if path.name.endswith((".nii", ".nii.gz")):
             found.setdefault(path.name.removesuffix(".gz").removesuffix(".nii"), []).append(path)
     return found
 

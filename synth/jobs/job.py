@@ -185,7 +185,7 @@ def start_process(
     `environment` has what differs there; None: not at all.
     """
     code = f"import sys; from {program} import main; sys.exit(main(sys.argv[1:]))"
-    own = {**os.environ, "PYTHONUNBUFFERED": "1", "PYTHONPATH": python_path(), **environment}
+    own = {**os.environ, **python_environment(), **environment}
     return subprocess.Popen(
         [sys.executable, "-c", code, *words], stdin=subprocess.DEVNULL, stdout=file, stderr=file,
         env={name: value for name, value in own.items() if value is not None},
@@ -220,11 +220,18 @@ def lock(path: Path, *, wait: bool = False) -> Generator[TextIO | None]:
         yield file if free else None
 
 
+def python_environment() -> dict[str, str]:
+    """Return what a process needs to run this package, and no code of the current folder."""
+    return {"PYTHONUNBUFFERED": "1", "PYTHONPATH": python_path(), "PYTHONSAFEPATH": "1"}
+
+
 def python_path() -> str:
     """Return a PYTHONPATH with this package on it: a checkout need not be installed."""
     root = str(Path(__file__).resolve().parents[2])
     known = os.environ.get("PYTHONPATH", "").split(os.pathsep)
-    return os.pathsep.join([root, *(path for path in known if path not in ("", root))])
+    # A relative one would mean another folder, and perhaps another's code, in each process.
+    kept = (path for path in known if os.path.isabs(path) and path != root)
+    return os.pathsep.join([root, *kept])
 
 
 def tail(path: Path, count: int) -> list[str]:

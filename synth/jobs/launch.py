@@ -122,7 +122,7 @@ def _submit(jobs: Sequence[Path], executor: Any, where: Where, options: JobOptio
         # submitit's local executor hides the GPUs from what asks for none
         visible = {"CUDA_VISIBLE_DEVICES": os.environ.get("CUDA_VISIBLE_DEVICES")}
     before = [len(job.read_attempts(path)) for path in jobs]
-    os.environ["PYTHONPATH"] = job.python_path()  # tasks are unpickled by our names
+    os.environ |= job.python_environment()  # tasks are unpickled by our names
     with executor.batch():
         tasks = [
             executor.submit(Task(jobs=share, options=options, environment=visible))

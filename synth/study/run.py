@@ -24,7 +24,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from synth.base.errors import SynthError
-from synth.jobs.job import EXIT_STOPPED, GRACE_SECONDS, python_path
+from synth.jobs.job import EXIT_STOPPED, GRACE_SECONDS, python_environment
 from synth.study.progress import Outcome, Stage, StudyState
 
 LOGS, LOCK = "logs", ".lock"
@@ -136,7 +136,7 @@ def _ended(child: subprocess.Popen) -> tuple[int, float] | None:
 
 
 def _environment(threads: int) -> dict[str, str]:
-    own = {**os.environ, "PYTHONUNBUFFERED": "1", "PYTHONPATH": python_path()}
+    own = {**os.environ, **python_environment()}
     if threads == 0:
         return own
     # Threads that sleep while they wait: where another program has one of two cores, a training
