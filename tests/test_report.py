@@ -30,7 +30,7 @@ from synth.evaluate.masks import evaluate_masks
 from synth.evaluate.scans.judge import evaluate_synthesis
 from synth.evaluate.segmentation_scores import RegionScore
 from synth.pictures import slices as thumbnail
-from synth.study.report.account import _abroad
+from synth.study.report.account import _without_home
 from synth.study.report.html import VOID, Html, Source, joined, tag
 from synth.study.report.page import SECTIONS, cohort, inpainting, masks, synthesis, write_report
 from synth.study.report.pictures import slices_through
@@ -725,5 +725,5 @@ def test_data_uris_hold_the_picture() -> None:
 
 
 def test_the_page_does_not_say_where_its_user_lives() -> None:
-    said = _abroad(f"synth inpaint --model {DEMO_WEIGHTS}/wdm3d {Path.home()}/scans /data/x")
+    said = _without_home(f"synth inpaint --model {DEMO_WEIGHTS}/wdm3d {Path.home()}/scans /data/x")
     assert said == "synth inpaint --model weights/wdm3d ~/scans /data/x"

@@ -371,7 +371,7 @@ BAD: dict[str, tuple[str, Callable[[Path], object], str]] = {
         "seg", lambda p: spoil.resave(p, lambda d, a: (np.roll(d, 10, 1), a)), "outside the brain"),
     "metres": (
         "", lambda p: [spoil.resave(f, lambda d, a: (d, a @ np.diag([1e-3] * 3 + [1])))
-                       for f in p.parent.glob("*.nii.gz")], "a brain 0.0"),
+                       for f in p.parent.glob("*.nii.gz")], "mm long"),
 }  # fmt: skip
 
 

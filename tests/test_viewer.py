@@ -67,7 +67,9 @@ def test_a_case_without_labels_shows_its_mask_and_one_without_scans_is_refused(c
 
 
 def test_scans_on_different_grids_are_refused(case: Case, tmp_path: Path) -> None:
-    other = Volume(data=np.ones((1, 5, 5, 5), np.float32), affine=LPS).save(tmp_path / "x.nii.gz")
+    other = Volume(data=np.ones((1, 15, 15, 15), np.float32), affine=LPS).save(
+        tmp_path / "x.nii.gz"
+    )
     with pytest.raises(SynthError, match="differ in shape"):
         viewer.open_case(Case(id="x", files={**case.files, "t2f": other}))
 

@@ -52,7 +52,7 @@ DEMO = StudyPreset(
     cases=28,
     tested=12,
     drawings=24,
-    holes=4,
+    holes=6,
     training={
         "label_gan": ("--steps", "400"),
         "wdm3d": ("--steps", "400", "--batch-size", "4"),
