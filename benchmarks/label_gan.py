@@ -40,7 +40,7 @@ from synth.metrics.shape import regions_of
 EXPLAINED = 0.97
 """Share of the variance that the components of the PCA keep."""
 RAW_DRAWS = 20
-"""Drawings whose nesting is looked at before anything is mended."""
+"""Drawings whose nesting is checked before repair."""
 
 
 def as_mask(shape: Shape) -> Mask:

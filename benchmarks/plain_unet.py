@@ -1,7 +1,7 @@
 """WDM's U-Net written plainly in torch.nn modules: what ours is timed against.
 
 For the wavelet diffusion model of Friedrich et al. (2024): two residual blocks a level, mean
-pooling down, nearest neighbour up, skips averaged in, no attention. It holds no precautions: no
+pooling down, nearest neighbour up, skips averaged in, no attention. It takes no precautions: no
 float32 islands, no checks, no checkpointing.
 """
 

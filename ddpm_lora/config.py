@@ -18,7 +18,7 @@ BANDS = 8  # of one wavelet level
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """One model from a label map to four scans: where it works, how large, how it is trained."""
+    """Settings of one model from a label map to four scans: grid, size and training."""
 
     space: Literal["wavelet", "pixel"] = "wavelet"
     """What is diffused: Haar bands, each of unit spread in the brain, or voxels as Med-DDPM has
@@ -59,9 +59,9 @@ class Config:
     checkpointing: bool = False
     """Recompute activations in the backward pass: slower, far less memory."""
     label_drop: float = 0.1
-    """Share of training items whose tumour labels are hidden: what guidance needs."""
+    """Share of training items without tumour labels; guidance needs some."""
     brain_drop: float = 0.05
-    """Share of training items that are told neither labels nor brain."""
+    """Share of training items without labels and brain."""
     norm: Literal["l2", "l1"] = "l2"
     """Squared or absolute error."""
     balance: float = 0.5
@@ -106,7 +106,7 @@ class Config:
 
     @property
     def state_channels(self) -> int:
-        """Channels of what is diffused."""
+        """Channels of the diffused state."""
         return CONTRASTS * (BANDS if self.space == "wavelet" else 1)
 
     @property
@@ -165,7 +165,7 @@ LORA_RATES = {"light": 2e-3, "full": 1e-3, "last_two": 2e-3}
 
 
 def start_from(given: Mapping[str, Any]) -> tuple[str, Config] | None:
-    """Return what stands in for a preset: the base's own settings, for fine-tuning it, if asked."""
+    """Return preset and settings of the base that fine-tuning starts from, if any."""
     path = given.get("lora_from")
     if not path:
         return None

@@ -37,13 +37,13 @@ class Contributors:
     donors: tuple[str, ...] = ()
     """Ids of the cases whose lesions gave shapes."""
     patients: tuple[str, ...] = ()
-    """Marks of those from whom a model learnt shapes, or the prior places."""
+    """Marks of the patients a shape model or a prior learnt from."""
     unmarked: tuple[str, ...] = ()
-    """What does not say whom it has seen."""
+    """Models and priors that do not list their patients."""
 
 
 def find_contributors(case: Case) -> Contributors:
-    """Return who is behind a label map, as the record beside it says; nobody behind a real one."""
+    """Return the patients behind a label map, as the record beside it says; none for a real one."""
     folder = case.path("seg").parent
     records = (place / "records" / f"{case.id}.json" for place in (folder.parent, folder))
     path = next((p for p in records if p.is_file()), None)
@@ -93,7 +93,7 @@ class Provenance:
     def seen(self, record: Mapping[str, Any]) -> tuple[int, ...] | None:
         """Return the folds with a patient behind a drawn case: whom a model saw, or a donor.
 
-        Models that do not say whom they saw are taken to know all but the held-out fold.
+        A model that does not list its patients counts as trained on all but the held-out fold.
         """
         if self.split is None:
             return None

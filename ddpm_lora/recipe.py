@@ -75,7 +75,7 @@ class Recipe:
         yield "model", self.loss(error, batch["classes"])
 
     def answer(self, x_t: Tensor, logsnr: Tensor, planes: Tensor, head: Tensor) -> Tensor:
-        """Ask the network; what is known of the state holds no noise."""
+        """Ask the network; the known part of the state is free of noise."""
         space = self.space
         shown = torch.cat([x_t * space.unknown(head), space.condition(planes)], dim=1)
         return self.network(shown, self.schedule.timestep(logsnr).float()).float()

@@ -14,7 +14,7 @@ SEED_EDGE = 4  # every network starts or ends on a grid of 4³
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """One generator of tumour labels: what it draws, how large it is, how it is trained."""
+    """Settings of one generator of tumour labels: what it draws, size and training."""
 
     architecture: Literal["ordered", "alpha"] = "ordered"
     """ordered draws nested distance maps on a box that grows with the lesion; alpha is the
@@ -74,7 +74,7 @@ class Config:
 
     @property
     def levels(self) -> int:
-        """Doublings from the seed to the grid."""
+        """Doublings from the first level to the grid."""
         return int(math.log2(self.grid // SEED_EDGE))
 
 

@@ -57,7 +57,7 @@ def draw(
     first: int = 0,
     spacing_mm: float | None = None,
 ) -> Iterator[tuple[Shape, Facts]]:
-    """Yield `count` shapes, and what was mended in each.
+    """Yield `count` shapes, and what was repaired in each.
 
     Args:
         loaded: a generator.

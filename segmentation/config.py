@@ -26,12 +26,12 @@ _EVERY = ("none", "expansion", "block")
 CHECKPOINTING = {
     **{f"mednext_{size}": _EVERY for size in "sbml"}, "swin_unetr": ("none", "block")
 }  # fmt: skip
-"""What each network can compute again in the backward pass; the others: nothing."""
+"""What each network can recompute in the backward pass; the others nothing."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """One segmenter: its network, what it sees, and how it is trained."""
+    """Settings of one segmenter: network, input and training."""
 
     network: Network = "mednext_s"
     """MedNeXt by its official widths, or one of MONAI's networks."""
@@ -40,16 +40,16 @@ class Config:
     width: int = 32
     """Channels of the first level."""
     deep_supervision: bool = True
-    """Train on the answers of every scale, where the network has several: MedNeXt and DynUNet."""
+    """Train on the outputs of every scale, where the network has several: MedNeXt and DynUNet."""
     checkpointing: Literal["none", "expansion", "block"] = "none"
-    """What the backward pass computes again: nothing, the widest part of blocks, or blocks."""
+    """What the backward pass recomputes: nothing, the widest part of blocks, or blocks."""
     patch: tuple[int, int, int] = LARGEST
     """Training crop in voxels (right, anterior, superior), e.g. 128,160,112; 0,0,0 is chosen from
     the data: the median brain, at most 128,160,112."""
     spacing_mm: float = 1.0
     """Voxel size the network works at; scans of another size are resampled and carried back."""
     tumour_crops: float = 0.5
-    """Share of training crops that are centred on a tumour voxel, every region in its turn."""
+    """Share of training crops that are centred on a tumour voxel, each region equally often."""
     augment: Literal["none", "light", "full"] = "full"
     """light: flips and intensities; full: also rotation, scale, noise, blur, bias field, gamma and
     low resolution."""
@@ -70,7 +70,7 @@ class Config:
     """Parts that stay as they are: encoder, bottleneck, decoder, heads, a level of MedNeXt (enc0,
     dec3), or a regular expression of parameters' names."""
     reset: tuple[str, ...] = ()
-    """Parts that start anew after init_from."""
+    """Parts that are initialised anew after init_from."""
 
     def __post_init__(self) -> None:
         self._check_kernel()
@@ -148,4 +148,4 @@ def start_from(given: Mapping[str, Any]) -> tuple[str, Config] | None:
 def require_segmentation(path: str | Path, family: str) -> None:
     """Refuse a checkpoint of another family."""
     if family != "segmentation":
-        raise SynthError(f"{path} is a {family} checkpoint", hint="a segmentation one is wanted")
+        raise SynthError(f"{path} is a {family} checkpoint", hint="give a segmentation checkpoint")

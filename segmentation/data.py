@@ -154,7 +154,7 @@ class SegmentationData(CaseData[Config]):
     def _anchor(self, arrays: Arrays, rng: np.random.Generator) -> np.ndarray:
         """Return a voxel the crop is to show: of a region, each as often as the others, or brain.
 
-        A region that this case has not is no choice.
+        Only regions that this case has are chosen.
         """
         places = arrays["brain"]
         wanted, turn = rng.random() < self.config.tumour_crops, rng.random()

@@ -49,7 +49,7 @@ def recognise(weights: Mapping[str, Tensor]) -> bool:
 
 
 def our_name(theirs: str) -> str:
-    """Return our name of a tensor; a name nobody knows comes back as it is."""
+    """Return our name of a tensor; an unknown name comes back as it is."""
     if match := HEAD.fullmatch(theirs):
         place, place_from_coarsest, kind = match.groups()
         return f"heads.{LEVELS - int(place_from_coarsest) if place is None else place}.{kind}"
@@ -108,7 +108,7 @@ def _size(ours: Mapping[str, Tensor], source_name: str) -> str:
 
 
 def _widen_down_blocks(ours: dict[str, Tensor], expansion: tuple[int, ...]) -> list[int]:
-    """Give MONAI's down blocks the official widths: new inner channels, which nobody hears yet.
+    """Give MONAI's down blocks the official widths: new inner channels, which nothing uses yet.
 
     They repeat what the old ones look at, and enter the sum with weight zero, from where training
     can raise them.

@@ -87,7 +87,7 @@ def test_evaluate_has_sub_verbs_with_options_of_their_own(
     ("words", "message"),
     [
         (["chek"], "unknown verb 'chek' → did you mean check?"),
-        (["evaluate"], "evaluate what? → one of: inpainting"),
+        (["evaluate"], "evaluate needs a kind → one of: inpainting"),
         (["evaluate", "mask", "a", "b"], "unknown kind 'mask' → did you mean masks?"),
         (["evaluate", "masks", "a", "b", "-o", "c", "--use"], "unknown argument --use"),
         (["check", ".", "--shceme", "x"], "unknown argument --shceme → did you mean --scheme?"),

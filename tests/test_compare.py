@@ -156,7 +156,7 @@ def test_weights_that_have_seen_a_tested_patient_are_refused(real, made, tmp_pat
             begun(name, known)
         assert not (tmp_path / f"of-{name}").exists()
     assert "does not say" not in begun("apart", trained + other)
-    assert "silent does not say whom it was trained on" in begun("silent", None)
+    assert "silent does not list its patients" in begun("silent", None)
     with pytest.raises(SynthError, match="patients of fold 0"):
         begun("zero", trained, folds=(0, 1), arms=("base", "duplicated"))
 
@@ -424,7 +424,7 @@ def test_what_is_no_comparison_is_refused(real, made, tmp_path, changes, words):
 def test_full_augmentation_leaves_nothing_for_that_arm(real, made, tmp_path):
     own = split_cases(split_of(real, made), 1, inner_share=0.2)
     full = Config(augment="full", patch=(32, 32, 32))
-    with pytest.raises(SynthError, match="no other than duplicated"):
+    with pytest.raises(SynthError, match="the same as duplicated"):
         arm_items("augmented", own, full, share=0.5, cache=ArrayCache(tmp_path))
 
 

@@ -218,7 +218,7 @@ def test_arms_that_cannot_be_compared_are_refused() -> None:
     arms = {"base": arm(0), "other": [replace(r, seed=4) for r in arm(0)]}
     with pytest.raises(SynthError, match="no case and seed in common"):
         compare(arms, "other", "base")
-    with pytest.raises(SynthError, match="no arm 'synth'"):
+    with pytest.raises(SynthError, match="unknown arm 'synth'"):
         compare(arms, "synth", "base")
     with pytest.raises(SynthError, match="two scores of WT"):
         compare({"base": arm(0) + arm(0), "other": arm(0)}, "other", "base")

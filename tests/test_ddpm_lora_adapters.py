@@ -325,7 +325,7 @@ def test_mistakes_are_explained(tmp_path: Path, cohort: Path) -> None:
         main_raises(words(cohort, folder, tmp_path / "x", 1))
     with pytest.raises(SynthError, match="width = 16, but the base has 8"):
         main_raises([*words(cohort, base, tmp_path / "x", 1), "--width", "16"])
-    with pytest.raises(SynthError, match="is no weight"):
+    with pytest.raises(SynthError, match="is not a weight"):
         merging.load(f"{folder}:much")
     with pytest.raises(SynthError, match="no such adapter"):
         merging.load(tmp_path / "nowhere")

@@ -162,7 +162,7 @@ def test_bad_cases_are_one_line_each_and_the_rest_goes_on(
         (["--keep", "z_intensty<=3"], "no number 'z_intensty'"),
         (["--keep", "seg_dice>=0.5"], "without --segmenter"),
         (["--keep", "copied==0"], "without --train"),
-        (["--keep", "copied"], "is no rule"),
+        (["--keep", "copied"], "is not a rule"),
         (["--train", "TRUTH"], "unseen case and a training case"),
         (["--segmenter", "NOWHERE"], "no such checkpoint"),
         (["--baselines", "none"], "unknown argument --baselines"),

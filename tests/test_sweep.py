@@ -158,7 +158,7 @@ def test_another_sweep_in_the_folder_is_refused(tmp_path):
         begin_sweep(
             tmp_path, ["train", "toy", "--data=x"], TrainConfig(keep="dice", keep_mode="max")
         )
-    with pytest.raises(SynthError, match="is no sweep"):
+    with pytest.raises(SynthError, match="is not a sweep"):
         open_sweep(tmp_path / "x")
     with pytest.raises(SynthError, match="by a metric"):
         begin_sweep(tmp_path / "x", ["train", "toy"], TrainConfig(keep=""))
@@ -339,7 +339,7 @@ def test_mistakes_in_the_command_come_before_any_training(tmp_path, command, cap
         ("--grid", "lr=1", "--", "train", "segmentaton"): "did you mean segmentation?",
         ("--grid", "lr=1", "--", *command, "--out", "x"): "the sweep names the run folders",
         ("--grid", "lr=1", "--", *command, "--stepz", "3"): "did you mean --steps?",
-        ("--status",): "is no sweep",
+        ("--status",): "is not a sweep",
         ("--grid", "lr=1", "--where", "cloud", "--", *command): "invalid choice: 'cloud'",
     }.items():
         assert main(["sweep", out, *words]) == 2, words

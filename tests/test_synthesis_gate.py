@@ -37,7 +37,7 @@ def test_rules_compare_as_they_are_written() -> None:
 
 @pytest.mark.parametrize("text", ["seg_dice", "seg_dice>=", "seg_dice=>1", "a>=b", "a>=nan", ""])
 def test_what_is_no_rule_is_refused(text: str) -> None:
-    with pytest.raises(SynthError, match="is no rule"):
+    with pytest.raises(SynthError, match="is not a rule"):
         Rule.parse(text)
 
 

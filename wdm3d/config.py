@@ -17,7 +17,7 @@ GATES = 4 * 3  # weights of four fills, each for three scales of detail (guided 
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
-    """One wavelet diffusion model: what it sees, how large it is, how it is trained."""
+    """Settings of one wavelet diffusion model: inputs, size and training."""
 
     mode: Literal["default", "always_known_healthy", "context", "guided", "contrast"] = "context"
     """What the network is told of the known tissue: nothing but what is noised (default), the
@@ -43,7 +43,7 @@ class Config:
     groups: int = 32
     """Groups of every GroupNorm."""
     skips: Literal["additive", "concat"] = "additive"
-    """How the decoder meets the encoder; cWDM concatenates."""
+    """How encoder features enter the decoder; cWDM concatenates."""
     checkpointing: bool = False
     """Recompute activations in the backward pass: slower, far less memory."""
     atlas: int = 0
@@ -60,7 +60,7 @@ class Config:
     residual_scale: float = 0.2
     """Standard deviation of the hole's residual on the classical fill (context mode)."""
     terminal_share: float = 0.3
-    """Share of training items shown pure noise, the input of the one-call estimate."""
+    """Share of training items with pure noise as input, as in the one-call estimate."""
     l1: float = 1.0
     """Weight of the absolute error inside the hole."""
     mse: float = 1.0
@@ -79,13 +79,13 @@ class Config:
     """Cases whose own mask-healthy is the hole in training: those that `synth masks` made, or all
     that have one; in the others a mask is placed anew each time."""
     augment: bool = True
-    """Flip, vary intensities and, but in guided mode, the bias field."""
+    """Flip, vary intensities and (not in guided mode) the bias field."""
     heads: int = 0
-    """Train on so many heads that are drawn, not on a cohort."""
+    """Number of drawn heads to train on, instead of a cohort; 0: use the cohort."""
     exclude: tuple[str, ...] = ()
-    """Anatomies not to draw heads from, e.g. colin27, to be judged on them."""
+    """Anatomies to leave out of the drawn heads, e.g. colin27, to test on them."""
     holes: int = 12
-    """Holes in each drawn head or, in guided mode, each brain: they are made once and kept."""
+    """Holes in each drawn head (guided mode: in each brain), made once and kept."""
 
     def __post_init__(self) -> None:
         if self.wavelet_levels not in (1, 2):
@@ -113,7 +113,7 @@ class Config:
 
     @property
     def has_atlas(self) -> bool:
-        """Whether the network looks up learned bands; only context mode knows where it is."""
+        """Whether the network has a learned atlas (context mode only)."""
         return self.atlas > 0 and self.mode == "context"
 
     @property
@@ -147,7 +147,7 @@ class Config:
 
 
 def draws_its_data(config: Config) -> bool:
-    """Say whether training draws its own heads and needs no cases."""
+    """Return whether training draws its own heads and needs no cases."""
     return config.heads > 0
 
 
@@ -169,19 +169,19 @@ class SamplerOptions:
     sampler: Sampler = "dpmpp_2m"
     """Solver of a draw."""
     spacing: Literal["logsnr", "karras", "uniform"] = "logsnr"
-    """Where the noise levels of a draw lie."""
+    """Spacing of a draw's noise levels."""
     flips: int | None = None
     """Average the mean over the scan flipped along so many axes. None is all three for a guided
     model, the only kind that can."""
     grain: bool = False
-    """Add noise as the scan has it to what is painted, which is smoother than any scan."""
+    """Add noise like the scan's to the painted tissue, which is smoother than any scan."""
 
     def __post_init__(self) -> None:
         if self.samples < 1 or self.steps < 1:
             raise SynthError("samples and steps are at least 1")
 
     def suited_to(self, config: Config) -> SamplerOptions:
-        """Return the options with what the model decides."""
+        """Return the options with the model's defaults filled in."""
         guided = config.mode == "guided"
         estimate = self.estimate or ("mean" if guided or config.mode == "context" else "sample")
         if estimate == "sharp" and not guided:

@@ -87,7 +87,7 @@ REFUSED = {
         "--mode always_known_healthy is what it amounted to",
     ),
 }
-"""Name → (why it is not taken over, what to use instead)."""
+"""Name → (why it is not supported, what to use instead)."""
 
 
 def translate(settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -113,7 +113,7 @@ def read_scheduler(word: str | None) -> dict[str, str]:
         return {}
     if word not in SCHEDULERS:
         raise SynthError(
-            f"STEPS_SCHEDULER {word} never worked and is not taken over",
+            f"STEPS_SCHEDULER {word} never worked and is not supported",
             hint=did_you_mean(word, SCHEDULERS),
         )
     sampler, spacing = SCHEDULERS[word]

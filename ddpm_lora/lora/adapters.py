@@ -109,7 +109,7 @@ def publish(source: str | Path, out: str | Path, *, base: str | Path) -> Path:
         raise SynthError(f"{out} holds a whole network", hint="choose another --out")
     if not adapter.facts:
         raise SynthError(
-            f"{adapter.folder} says nothing of itself", hint="its config.json is missing"
+            f"{adapter.folder} does not describe itself", hint="its config.json is missing"
         )
     written = {"format", "config", "base", "versions", "git"}
     with checkpoint.staged(out) as folder:
@@ -149,8 +149,8 @@ def read(path: str | Path) -> Adapter:
     odd = next((k for k in UNSUPPORTED if settings.get(k)), settings.get("peft_type"))
     if odd != "LORA":
         raise SynthError(
-            f"{folder} is an adapter of a kind that is not read: {odd}",
-            hint="plain LoRA is; merge others with peft and convert the result",
+            f"{folder} is an unsupported kind of adapter: {odd}",
+            hint="only plain LoRA is supported; merge others with peft and convert the result",
         )
     tensors = {k.removeprefix(PREFIX).removeprefix("denoise_fn."): v for k, v in stored.items()}
     checkpoint.require_finite(tensors, name=str(folder / ADAPTER))
@@ -172,7 +172,7 @@ def find(path: Path) -> Path:
         raise SynthError(f"{path}: no such adapter", hint="check the path and its spelling")
     what = f"{len(inside)} adapters: {', '.join(p.name for p in inside)}" if inside else "none"
     raise SynthError(
-        f"{path} is no LoRA adapter, and holds {what}",
+        f"{path} is not a LoRA adapter; it holds {what}",
         hint="name one" if inside else f"an adapter is a folder with {ADAPTER_CONFIG}",
     )
 

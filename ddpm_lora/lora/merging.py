@@ -53,7 +53,7 @@ def weight_of(word: str | Path) -> tuple[Path, float]:
     try:
         return Path(path), float(number)
     except ValueError as error:
-        raise SynthError(f"{word}: '{number}' is no weight", hint="FOLDER:0.7") from error
+        raise SynthError(f"{word}: '{number}' is not a weight", hint="FOLDER:0.7") from error
 
 
 @torch.no_grad()

@@ -59,7 +59,7 @@ class CohortWriter:
         model = shapes["model"]
         self.arguments = {**vars(options), **shapes, "prior": prior, "model": str(model)}
         self.trained_on: Sequence[str] | None = None
-        """Marks of the patients whom the shape model has seen; None: it does not say."""
+        """Marks of the shape model's training patients; None: unknown."""
         if model is not None:
             from synth.checkpoints.checkpoint import locate, read_metadata
 

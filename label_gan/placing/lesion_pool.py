@@ -54,7 +54,7 @@ class LesionPool:
         return shape, {"shape": f"generated: {shape.source}", **facts}
 
     def require_shape(self) -> None:
-        """Refuse a cohort that has no shape to give, before anything is made."""
+        """Refuse a cohort without shapes before anything is made."""
         if self.model is None or self.generated < 1:
             self._draw_real(np.random.default_rng(0))
 

@@ -74,7 +74,7 @@ def _may_train(entry: Entry, fold: int, tested: Sequence[Case]) -> bool:
     behind = _names_behind(entry) & {n for c in tested for n in (c.id, c.patient)}
     if behind:
         raise SynthError(
-            f"{name} was made after {min(behind)}, who is tested in fold {fold}: a leak",
+            f"{name} was made from {min(behind)}, who is tested in fold {fold}: a leak",
             hint="take label maps of the training folds only",
         )
     return True

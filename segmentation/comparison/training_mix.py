@@ -59,10 +59,10 @@ def arm_items(
 ) -> Mixed:
     """Return an arm's training items."""
     if arm not in ARMS:
-        raise SynthError(f"no arm '{arm}'", hint=f"there are: {', '.join(ARMS)}")
+        raise SynthError(f"unknown arm '{arm}'", hint=f"there are: {', '.join(ARMS)}")
     if arm == "augmented" and config.augment == "full":
         raise SynthError(
-            "the arm augmented is no other than duplicated: all are fully augmented",
+            "the arm augmented is the same as duplicated: all are fully augmented",
             hint="leave it out, or let the base have --augment light",
         )
     real = SegmentationData(cohorts.train, config, cache=cache)

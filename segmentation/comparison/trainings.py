@@ -252,7 +252,7 @@ def _require_unseen(comparison: Comparison) -> None:
         return
     marks = read_metadata(start).get("patients")
     if marks is None:
-        log.warning("%s does not say whom it was trained on: see to it that none is tested", start)
+        log.warning("%s does not list its patients: make sure that none of them is tested", start)
         return
     if tested := find_folds(comparison.split, marks) & comparison.cohorts.keys():
         raise SynthError(

@@ -154,7 +154,7 @@ def make_soup(
 
 
 def _require_one_network(paths: Sequence[Path]) -> list[dict[str, Any]]:
-    """Return what checkpoints say of themselves; refuse weights that have no common meaning."""
+    """Return the metadata of checkpoints; refuse weights that cannot be averaged."""
     if len(set(paths)) < len(paths) or not paths:
         raise SynthError("a soup is made of different checkpoints", hint="name each of them once")
     found = [checkpoint.read_metadata(path) for path in paths]

@@ -1,6 +1,6 @@
 """Configurations: frozen dataclasses, written as JSON and read back strictly.
 
-A key nobody knows is an error with a suggestion, never silently dropped; a value of the wrong type
+An unknown key is an error with a suggestion, never silently dropped; a value of the wrong type
 is named. Attribute docstrings are the help texts of the command line.
 """
 
@@ -51,7 +51,7 @@ def from_dict(cls: type[T], values: Mapping[str, Any]) -> T:
 
 
 def require_known(cls: type, keys: Iterable[str]) -> None:
-    """Refuse the first key that is no field of a configuration."""
+    """Refuse the first key that is not a field of a configuration."""
     names = [f.name for f in dataclasses.fields(cls)]  # ty: ignore[invalid-argument-type]
     for key in keys:
         if key not in names:

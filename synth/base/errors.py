@@ -4,7 +4,7 @@
 class SynthError(Exception):
     """Something the user can mend: what was found, and how to go on.
 
-    The command line prints it as one line and exits with code 2; nobody sees a traceback.
+    The command line prints it as one line and exits with code 2, without a traceback.
     """
 
     def __init__(self, message: str, *, hint: str = "") -> None:

@@ -89,7 +89,7 @@ def read_json(path: Path) -> Any:
         ) from error
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise SynthError(
-            f"{path}: not valid JSON: {error}", hint="mend it or write it again"
+            f"{path}: not valid JSON: {error}", hint="correct it or write it again"
         ) from error
 
 

@@ -181,7 +181,7 @@ def locate(path: str | Path) -> Path:
         raise SynthError(f"{path}: no such checkpoint", hint="check the path and its spelling")
     bare = (path / ADAPTER_CONFIG).is_file()
     raise SynthError(
-        f"{path} holds no checkpoint: "
+        f"{path} is not a checkpoint: "
         + ("a LoRA adapter without weights" if bare else f"no {WEIGHTS}, no best/, no last/"),
         hint="a run has one after its first save; `synth convert` reads other people's weights",
     )

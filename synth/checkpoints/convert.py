@@ -56,7 +56,7 @@ def convert(
         own = families.get(checkpoint.read_metadata(source)["family"])
         if own.publish_adapter is None or family not in (None, own.name):
             wanted = family or own.name
-            raise SynthError(f"{source} is no adapter of {wanted}", hint="see `synth info`")
+            raise SynthError(f"{source} is not a {wanted} adapter", hint="see `synth info`")
         return own.publish_adapter.load()(source, out, base=adapter_of)
     if source.is_dir():
         return _copy(source, Path(out), family, overrides, bits)
@@ -122,7 +122,7 @@ def read_weights(source: Path) -> Any:
 
 def unwrap(content: Any, *, name: str) -> dict[str, Tensor]:
     """Return the state dict inside what a training script saved, averaged weights first."""
-    for _ in range(MAX_WRAPPERS):  # one that holds itself would have no end
+    for _ in range(MAX_WRAPPERS):  # a dict that holds itself never ends
         if not isinstance(content, Mapping):
             break
         tensors = {str(k): v for k, v in content.items() if isinstance(v, Tensor)}

@@ -165,7 +165,7 @@ def _kind(verb: str, words: Sequence[str]) -> list[str]:
     """Return the words with the name of the sub-verb first."""
     kinds = VERBS[verb].kinds
     if not words or words[0].startswith("-"):
-        raise SynthError(f"synth {verb} what?", hint=f"one of: {', '.join(kinds)}")
+        raise SynthError(f"synth {verb} needs a kind", hint=f"one of: {', '.join(kinds)}")
     kind = ALIASES.get(words[0], words[0])
     if kind not in kinds:
         raise SynthError(f"unknown kind '{words[0]}'", hint=did_you_mean(words[0], kinds))

@@ -293,8 +293,8 @@ def _names_of(hidden: Sequence[Argument]) -> str:
 
 def _help(text: str, default: Any) -> str:
     text = text.replace("%", "%%").removesuffix(".")
-    if default is None or default is False or default in ((), ""):
-        return text
+    if default is None or default is False or default in ((), "") or text.endswith("]"):
+        return text  # a text that ends in brackets names its own default
     shown = " ".join(map(str, default)) if isinstance(default, tuple) else default
     return f"{text} [{shown}]"
 

@@ -123,5 +123,5 @@ def require_usable_mask(mask: Volume, image: Volume, names: tuple[str, str]) -> 
     if (mask.data[0] & brain).sum() >= 0.95 * brain.sum() or mask.data.mean() > 0.6:
         raise SynthError(
             f"{names[1]}: the mask covers the whole brain",
-            hint="is it a brain mask? The region to inpaint is wanted",
+            hint="is it a brain mask? give the region to inpaint",
         )

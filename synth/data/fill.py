@@ -91,7 +91,7 @@ def mirror_rim_fill(
     guess = _fill_from_reflection(image, hole, unknown, axis_sum)
     rim = ndimage.binary_dilation(hole, FACES) & ~hole
     usable = reflect(~unknown, axis_sum, fill=False)
-    # A rim voxel whose partner is unknown has no offset of its own: it takes its neighbours'.
+    # A rim voxel whose partner is unknown has no offset: it takes its neighbours'.
     whole = np.where(usable, reflect(image, axis_sum), 0)
     blind = rim & ~usable
     if not (rim & usable).any():

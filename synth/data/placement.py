@@ -3,7 +3,7 @@
 A healthy mask has at least 75 % of its voxels in the brain, all of them inside the volume, and
 stays 5 mm away from the dilated tumour. Its place is the farther from the tumour of two random
 valid ones, the challenge's idea. Unlike there the search is vectorised, and it ends: the caller
-learns that there was no room.
+learns that no place was found.
 """
 
 from __future__ import annotations

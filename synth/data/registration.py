@@ -4,7 +4,7 @@
     found.look_up(moving[None])                      # moving, on the grid of fixed
 
 Squared local correlation (Avants et al. 2008) does not care which contrast the images have, as long
-as one is locally a linear function of the other. Unknown voxels have no say: there the warp is
+as one is locally a linear function of the other. Unknown voxels do not count: there the warp is
 carried in smoothly from around. A brain's mirror image is registered to itself in the same way
 (Nachev et al. 2008).
 """

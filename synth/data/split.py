@@ -54,7 +54,7 @@ class Split:
 
     @property
     def real(self) -> list[Entry]:
-        """The training cases that nobody made."""
+        """The real training cases."""
         return [e for e in self.training if e.source is None]
 
     @property
@@ -163,7 +163,7 @@ def data_hash(cases: Iterable[Case]) -> str:
 
 
 def patient_marks(cases: Iterable[Case]) -> list[str]:
-    """Return a short mark of each patient: weights remember whom they saw, not their names."""
+    """Return a short mark of each patient, in place of a name, that weights can hold."""
     return sorted({hashlib.blake2b(c.patient.encode(), digest_size=6).hexdigest() for c in cases})
 
 
@@ -182,7 +182,8 @@ def assign_folds(split: Split, *, count: int, sizes: Sequence[int], seed: int) -
     if split.folds:
         if sizes or count not in (0, len(split.folds)):
             raise SynthError(
-                f"the split has folds {split.folds} already", hint="leave out how to deal"
+                f"the split has folds {split.folds} already",
+                hint="leave out the number and sizes of folds",
             )
         return replace(split, training=tuple(split.real))
     cases = [e.case for e in split.real]
@@ -199,13 +200,13 @@ def set_folds_aside(split: Split, numbers: Sequence[int]) -> Split:
     if both:
         raise SynthError(
             f"{min(both)} is in fold {numbers[0]} and in another",
-            hint="a patient's scans belong into one fold: deal by patient",
+            hint="all scans of a patient belong in one fold: split by patient",
         )
     return Split(training=rest, testing=(*split.testing, *out))
 
 
 def keep_folds(split: Split, numbers: Sequence[int]) -> Split:
-    """Return the real cases of some folds, and nobody else."""
+    """Return only the real cases of some folds."""
     for number in numbers:
         split.require_fold(number)
     return Split(training=tuple(e for e in split.real if e.fold in numbers))
@@ -218,7 +219,9 @@ def join(splits: Sequence[Split]) -> Split:
     which neither its patient nor its origin depends on.
     """
     if not all(has_same_real(splits[0], other) for other in splits[1:]):
-        raise SynthError("the splits to join differ in their real cases", hint="deal them once")
+        raise SynthError(
+            "the splits to join differ in their real cases", hint="make the split once and share it"
+        )
     made = [
         replace(e, case=replace(e.case, id=f"{e.case.id}-synth{number}"))
         for number, split in enumerate(splits)

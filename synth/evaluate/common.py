@@ -69,7 +69,7 @@ def find_real_sets(
     else:
         parts = read_split(split, truth_dir)
         for name, entries in (("real", parts.testing), ("training", parts.training)):
-            # Synthetic entries are no truth, and no evidence of a copy.
+            # Synthetic entries are neither truth nor evidence of a copy.
             cases = [e.case for e in entries if e.source is None]
             cases = [c for c in cases if not labelled or "seg" in c.files]
             sets[name] = [c if scheme == "auto" else c.with_scheme(scheme) for c in cases]
@@ -103,7 +103,7 @@ def only_file(found: Mapping[str, Sequence[Path]], names: Sequence[str]) -> Path
 
 
 def evenly(count: int, most: int) -> list[int]:
-    """Return `most` places from the first of `count` to the last, so that nobody picks."""
+    """Return `most` places evenly from the first of `count` to the last."""
     return np.linspace(0, count - 1, min(most, count)).round().astype(int).tolist()
 
 

@@ -46,7 +46,7 @@ def compare(
     """Compare two of the arms; the others take part in the ranks."""
     for name in (treated, control):
         if name not in arms:
-            raise SynthError(f"no arm '{name}'", hint=f"there are: {', '.join(arms)}")
+            raise SynthError(f"unknown arm '{name}'", hint=f"there are: {', '.join(arms)}")
     runs = [{(r.case, r.seed) for r in arms[name]} for name in (control, treated)]
     if not runs[0] & runs[1]:
         raise SynthError(

@@ -1,9 +1,9 @@
 """Two arms of a comparison against each other, endpoint by endpoint.
 
 Both arms are scored on the same cases by the same seeds. Differences (treated − control) are
-averaged over seeds within a case first: seeds are no cases. But two trainings differ by luck on all
-cases alike, which no number of cases tells from an effect: the interval has both in it, and from a
-single training of each arm nothing is concluded. One endpoint is declared before anyone
+averaged over seeds within a case first: seeds are not cases. But two trainings also differ by
+chance, on all cases alike, and more cases do not help: the interval includes that variance, and a
+single training of each arm concludes nothing. One endpoint is declared before anyone
 looks: mean Dice over WT, TC and ET by the convention of 2023, in which every case has a number (in
 2025 a region that both truth and prediction leave empty is nan, and a model that invents it there
 loses a pair instead of points). All else is secondary, Holm-adjusted over regions × metrics within
@@ -165,7 +165,7 @@ def pair(
 ) -> Pairs:
     """Match two arms case by case and seed by seed, and average over seeds within a case.
 
-    The mean over regions is taken over those that are finite in both arms.
+    The mean over regions uses those that are finite in both arms.
     """
     ours, theirs = (values(rows, endpoint) for rows in (control, treated))
     owner = {row.case: row.patient for row in (*control, *treated)}

@@ -220,7 +220,7 @@ def _draw_overview(
     views: Mapping[str, inpainting.HoleView], scores: Sequence[Score], shown: str, path: Path
 ) -> None:
     ranked = sorted((s for s in scores if s.method == shown), key=lambda s: s.values["mse"])
-    # Evenly from the best case to the worst: nobody can pick the pretty ones.
+    # Evenly spaced from the best case to the worst.
     chosen = [ranked[i] for i in evenly(len(ranked), OVERVIEW_CASES)]
     inpainting.draw_overview(
         [views[s.case] for s in chosen],

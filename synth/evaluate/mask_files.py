@@ -34,7 +34,7 @@ class Mask:
 
 
 def find_masks(folder: Path, scheme: str = "auto") -> list[Case]:
-    """Find label maps by any BraTS naming; without one, every NIfTI file that is no other role."""
+    """Find label maps by any BraTS naming; without one, every NIfTI file without another role."""
     if not folder.is_dir():
         raise SynthError(f"{folder}: no such folder", hint="check the path and its spelling")
     paths = sorted(p for p in folder.rglob("*.nii*") if p.name.endswith((".nii", ".nii.gz")))

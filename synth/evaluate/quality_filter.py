@@ -53,7 +53,7 @@ class Rule:
             limit = math.nan
         if not match or math.isnan(limit):
             raise SynthError(
-                f"--keep '{text}' is no rule", hint="write it as 'seg_dice>=0.6', in quotes"
+                f"--keep '{text}' is not a rule", hint="write it as 'seg_dice>=0.6', in quotes"
             )
         return cls(name=name, comparison=comparison, limit=limit)
 

@@ -43,7 +43,7 @@ RULES_2023: dict[str, dict[str, float]] = {
     "BraTS-MET": {"dilations": 1, "ignore_up_to_mm3": 2},
 }
 
-# metric → (heading, decimals, whether more is better; None where it is no score)
+# metric → (heading, decimals, whether more is better; None where it is not a score)
 METRICS: dict[str, tuple[str, int, bool | None]] = {
     "dice": ("Dice", 3, True),
     "hd95": ("HD95 mm", 1, False),

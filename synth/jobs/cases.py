@@ -166,7 +166,7 @@ def in_processes(
             yield lambda _: next(jobs).result()
         except BrokenProcessPool as error:
             raise SynthError(
-                "a worker process died, most likely for want of memory",
+                "a worker process died, probably because memory ran out",
                 hint="rerun with fewer --workers; finished cases are kept",
             ) from error
         finally:

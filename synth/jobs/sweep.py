@@ -86,7 +86,7 @@ def begin_sweep(out: Path, command: Sequence[str], loop: TrainConfig) -> Sweep:
 def open_sweep(out: Path) -> Sweep:
     """Read a sweep that was begun."""
     if not (out / SWEEP).exists():
-        raise SynthError(f"{out} is no sweep: there is no {SWEEP}", hint="begin one: -- train …")
+        raise SynthError(f"{out} is not a sweep: it has no {SWEEP}", hint="begin one: -- train …")
     record = read_json(out / SWEEP)
     return Sweep(
         out=out, command=tuple(record["command"]), keep=record["keep"],

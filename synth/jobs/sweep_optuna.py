@@ -92,7 +92,7 @@ def _open_study(sweep: Sweep, space: Space) -> optuna.Study:
 
 
 def _unfinished(study: optuna.Study, tried: set[int]) -> list[optuna.trial.FrozenTrial]:
-    """Return the trials that were begun and have no result, except those tried here."""
+    """Return the trials that have begun without a result, except those tried here."""
     from optuna.trial import TrialState
 
     running = study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
@@ -103,7 +103,7 @@ def _take_trial(
     study: optuna.Study, folder: Path, trials: int, seed: int, tried: set[int],
     locks: contextlib.ExitStack,
 ) -> optuna.Trial | None:  # fmt: skip
-    """Lock an unfinished trial that nobody works on, or a new one; None if there is none."""
+    """Lock an idle unfinished trial, or a new one; None if there is none."""
     import optuna
 
     def take(number: int) -> bool:

@@ -87,7 +87,7 @@ class CopyRule:
         return float(min(max(found.mean() + 4 * found.std(), found.max()), self.most))
 
     def authentic(self, found: Nearest) -> np.ndarray:  # (cases,) bool
-        """Whether each is no closer to its training case than that one is to another of them."""
+        """Whether each is at most as close to a training case as that one's own neighbour."""
         return found.closeness <= self.among.closeness[found.index]
 
     def copied(self, found: Nearest) -> np.ndarray:  # (cases,) bool

@@ -56,7 +56,7 @@ def wasserstein(a: np.ndarray, b: np.ndarray, *, seed: int = 0) -> Interval:
 
 
 def floor(real: Rows, scale: FeatureScale, names: Sequence[str], *, seed: int = 0) -> dict:
-    """Return what two halves of the real masks are apart, dealt at random: mean and 95 %."""
+    """Return the distance of random halves of the real masks: mean and 95 %."""
     halves = halvings(len(real), seed=seed)
     found = {"mmd2": mmd2_floor(scale(matrix(real)), halves, bandwidth=scale.bandwidth)}
     for name in names:

@@ -172,7 +172,7 @@ def detectable(
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """Adjust p-values of a family (Holm 1979); nan, where no test was possible, is no member."""
+    """Adjust p-values of a family (Holm 1979); a nan (no test was possible) is left out."""
     p = np.asarray(p_values, float)
     tested = np.flatnonzero(~np.isnan(p))
     adjusted = np.full(len(p), np.nan)

@@ -1,7 +1,7 @@
 """Writes a cohort of made-up patients in the layout of BraTS.
 
 Each case is a function of (seed, site, index) alone: the same whether made singly or among many,
-first or last, by one process or by twenty. These are demonstration data; nobody's brain.
+first or last, by one process or by twenty. These are made-up brains, for demonstration.
 """
 
 from __future__ import annotations

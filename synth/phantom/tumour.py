@@ -214,7 +214,7 @@ def _choose_place(
     rng: np.random.Generator, maps: Maps, depth: Tensor, grid: Grid, radius_mm: float
 ) -> np.ndarray:
     height = grid.axes[2] > -12
-    for relief in (1.0, 0.7, 0.4):  # a small brain may have no place for a large tumour
+    for relief in (1.0, 0.7, 0.4):  # a large tumour may not fit in a small brain
         fits = (maps.white > 0.6) & (depth > relief * (0.55 * radius_mm + 6)) & height
         places = torch.nonzero(fits)
         if len(places):

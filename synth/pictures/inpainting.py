@@ -37,7 +37,7 @@ class HoleView:
     def error(self, method: str, plane: int) -> np.ndarray:
         """Return |answer − truth| as the metrics see it, clipped to the window.
 
-        It is zero in the tumour, where the truth is no target. It shows a change of known voxels.
+        It is zero in the tumour, where the truth is not the target, and shows changed known voxels.
         """
         answer, truth = (np.clip(p[plane], 0, 1) for p in (self.answers[method], self.truth))
         return np.abs(answer - truth) * (self.parts[plane] != 2)

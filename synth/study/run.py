@@ -152,7 +152,7 @@ def _failure(stage: Stage, code: int, out: Path) -> SynthError:
     why = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"failed ({code})"
     return SynthError(
         f"stage {stage.name} {why}: {stage.command}",
-        hint="mend it, see above; then the same command goes on from there",
+        hint="correct it, see above; then the same command goes on from there",
     )
 
 

@@ -35,9 +35,9 @@ class Plan:
     """Folds that are tested in turn; what serves one never sees it."""
     preset: StudyPreset
     split: Path | None = None
-    """Folds of the data; else they are dealt."""
+    """Folds of the data; without them, the study makes some."""
     dealt: int = 0
-    """Number of folds to deal."""
+    """Number of folds to make."""
     label_gan: Path | None = None
     """Finished weights; None trains them without the tested fold."""
     wdm3d: Path | None = None
@@ -224,7 +224,7 @@ def _ground(plan: Plan) -> Iterator[Stage]:
         words += ("--sizes", str(preset.cases - preset.tested), str(preset.tested))
     elif plan.dealt:
         words += ("--folds", str(plan.dealt))
-    yield Stage("folds", (*words, *_seed(plan)), "deal patients into folds")
+    yield Stage("folds", (*words, *_seed(plan)), "put patients into folds")
 
 
 def _pretraining(plan: Plan) -> Iterator[Stage]:

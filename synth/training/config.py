@@ -21,10 +21,10 @@ NOT_NEGATIVE = (
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
-    """How long, how often and how carefully; what is trained is the recipe's affair."""
+    """How long to train, how often to validate and save; the recipe decides what is trained."""
 
     steps: int = 100_000
-    """Optimizer steps in all; a finished run that is given more goes on."""
+    """Total optimizer steps; with a larger number, a finished run continues."""
     batch_size: int = 1
     """Items in one forward pass of one process."""
     accumulate: int = 1
@@ -88,5 +88,5 @@ class TrainConfig:
 
     @property
     def follows_validation(self) -> bool:
-        """Whether validations decide about the rate or the end."""
+        """Whether validations decide the learning rate or when to stop."""
         return self.patience > 0 or self.decay == "plateau"

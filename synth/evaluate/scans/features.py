@@ -164,7 +164,7 @@ class TumourSegmenter:
         maps = kept[0]
         if not (isinstance(maps, Tensor) and maps.ndim == 5):
             raise SynthError(
-                "the segmenter's bottleneck has no maps", hint="use a convolutional one"
+                "the segmenter has no convolutional bottleneck", hint="use a convolutional one"
             )
         share = F.adaptive_avg_pool3d(F.pad(inside, pads)[None], maps.shape[2:]).to(maps.device)
         return pooled(maps.float(), share).cpu().numpy().astype(np.float64)

@@ -3,7 +3,7 @@
 Cases are oriented, on one voxel size, from 0 to 1. Real and generated cases go the same way, so
 that no number tells them apart by how they were stored. A scan whose tumour is not where its label
 map says has regions that look like brain. Texture is the energy of Haar bands whose support lies
-inside the brain: where the brain ends is no texture.
+inside the brain: the brain's edge is not texture.
 """
 
 from __future__ import annotations

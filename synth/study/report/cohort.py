@@ -65,7 +65,7 @@ def case_strip(case: Case, kind: str = "", *, height: float | None = None) -> Ht
 
 
 def evenly(items: Sequence[Case], most: int) -> list[Case]:
-    """Return some of the items, evenly: nobody picks them."""
+    """Return some of the items, evenly spaced."""
     places = np.linspace(0, len(items) - 1, min(most, len(items))).round().astype(int)
     return [items[i] for i in places]
 
@@ -106,7 +106,7 @@ def _body(study: Study) -> Html:
         ])  # fmt: skip
     parts = [tag("div", *tiles, class_="tiles")]
     if (study.root / "cohort" / PHANTOMS).is_file():
-        words = "Made-up patients of synth phantom: they show nobody. Below, real means these."
+        words = "Made-up patients of synth phantom. Below, real means these."
         parts.append(tag("p", words, class_="note"))
     parts += map(case_strip, evenly(cases, SHOWN))
     if measured:

@@ -53,7 +53,7 @@ def tag(name: str, *content: str, **attributes: str | None) -> Html:
 def image(uri: str, alt: str, **attributes: str | None) -> Html:
     """Return a picture that is a data URI; `alt` says what is to be seen."""
     if not uri.startswith("data:image/"):
-        raise AssertionError(f"a report holds no address: {uri[:60]}")
+        raise AssertionError(f"a report must not hold an address: {uri[:60]}")
     return Html(tag("img", src=uri, **attributes)[:-1] + f' alt="{html.escape(alt)}">')
 
 

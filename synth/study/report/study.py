@@ -47,7 +47,7 @@ class Study:
             raise SynthError(f"{self.root}: no such folder", hint="check the path and its spelling")
         if not any(self.has(part) for part in PARTS):
             raise SynthError(
-                f"{self.root} holds no part of a study", hint=f"it has folders {', '.join(PARTS)}"
+                f"{self.root} is not a study", hint=f"it has folders {', '.join(PARTS)}"
             )
 
     def has(self, part: str) -> bool:

@@ -56,7 +56,7 @@ def section(study: Study) -> Section:
     return Section(
         id="synthesis", title="Synthetic scans",
         lead="Four contrasts painted for a label map. They should be as far from real scans as "
-        "real ones are from each other, as varied, and nobody's copy.",
+        "real ones are from each other, as varied, and copies of none.",
         body=joined(*parts),
     )  # fmt: skip
 
