@@ -11,7 +11,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NotRequired, TypedDict, cast
 
 from synth.base.errors import SynthError
 from synth.base.files import read_json
@@ -28,6 +28,24 @@ from synth.data.split import (
 from synth.evaluate.quality_filter import scans_hash
 
 log = logging.getLogger(__name__)
+
+
+class MaskRecord(TypedDict, total=False):
+    """The record of a label map that `synth masks` made, as far as it is read here."""
+
+    donors: list[str]
+    patients: list[str]
+    unmarked: list[str]
+
+
+class SampleRecord(TypedDict):
+    """The record of drawn scans, as far as it is read here."""
+
+    case: str
+    scheme: str
+    source: dict[str, Any]
+    patients: NotRequired[list[str] | None]
+    unmarked: NotRequired[list[str]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,10 +65,11 @@ def find_contributors(case: Case) -> Contributors:
     folder = case.path("seg").parent
     records = (place / "records" / f"{case.id}.json" for place in (folder.parent, folder))
     path = next((p for p in records if p.is_file()), None)
-    record = read_json(path) if path else {}
+    record = read_json(path, MaskRecord) if path else MaskRecord()
     if "donors" not in record:  # made, without a record or by a version that kept none of this
         return Contributors(unmarked=("label map",) if path or case.is_made else ())
-    return Contributors(**{key: tuple(record[key]) for key in ("donors", "patients", "unmarked")})
+    found = cast(Mapping[str, list[str]], record)
+    return Contributors(**{k: tuple(found.get(k, ())) for k in ("donors", "patients", "unmarked")})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -177,7 +196,7 @@ def _finished(out: Path, provenance: Provenance) -> list[tuple[Entry, list[str]]
     """Return the cases whose files are there, each with its label map as source, and its donors."""
     entries = []
     for path in sorted((out / "records").glob("*.json")):
-        record = read_json(path)
+        record = read_json(path, SampleRecord)
         name = record["case"]
         files = {r: out / name / f"{name}-{r}.nii.gz" for r in (*MODALITIES, "seg")}
         if all(file.is_file() for file in files.values()):  # what was sorted out is not listed

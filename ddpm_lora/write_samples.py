@@ -19,12 +19,11 @@ from ddpm_lora.generate import Drawn, SamplerOptions, draw
 from ddpm_lora.label_maps import LabelMap, read
 from ddpm_lora.lora.adapters import fingerprint
 from ddpm_lora.provenance import Contributors, Provenance, find_contributors
-from synth.base.files import write_json
 from synth.base.manifest import manifest
 from synth.checkpoints.checkpoint import Checkpoint
 from synth.data.case import Case, guess_scheme
 from synth.data.labels import to_scheme
-from synth.jobs.cases import Output, run_cases
+from synth.jobs.cases import Output, run_cases, write_record
 from synth.pictures.montage import draw_tumour
 
 OF_ADAPTERS = ("name", "weight", "data_hash", "seed", "step")
@@ -57,21 +56,26 @@ class Maker:
         """Return where the record of a drawn case is."""
         return self.out / "records" / f"{made_id}.json"
 
+    def outputs(self, case: Case) -> list[Output]:
+        """Return the records of a label map's samples, which are written last."""
+        records = map(self.record, self.ids(case))
+        return [Output(path=path, record=path, settings=self.arguments) for path in records]
+
     def work(self, case: Case) -> str:
         """Draw what is missing of a label map."""
         before = find_contributors(case)
         source = self.provenance.of(case, before.donors)
         labels = read(case, scheme=self.scheme, brain=self.brain)
-        missing = [k for k, i in enumerate(self.ids(case)) if not self.record(i).exists()]
+        missing = [k for k, output in enumerate(self.outputs(case)) if not output.is_done()]
         calls = seconds = 0.0
         for index in missing:
             drawn = draw(labels, self.loaded, self.options, index=index)
             made_id = self.ids(case)[index]
             facts = {"case": made_id, "source": source, "index": index, **self._model(before)}
-            scheme = write(self.out, made_id, labels, drawn)
+            scheme, files = write(self.out, made_id, labels, drawn)
             facts |= {"scheme": scheme, "voxels": _counts(labels.classes), **drawn.facts}
             record = manifest("sample", self.arguments, labels.files, **facts)
-            write_json(self.record(made_id), record)  # last: its presence means done
+            write_record(self.record(made_id), record, files)  # last: its presence means done
             calls, seconds = calls + drawn.facts["network_calls"], seconds + drawn.facts["seconds"]
         return f"{len(missing)} drawn, {calls:g} calls, {seconds:.1f} s"
 
@@ -102,26 +106,21 @@ def _trained_on(metadata: Mapping[str, Any], before: Contributors) -> dict[str, 
 def make(maker: Maker, cases: Sequence[Case], *, force: bool = False) -> int:
     """Draw the samples of all label maps; return how many label maps failed."""
 
-    def outputs(case: Case) -> list[Output]:
-        records = map(maker.record, maker.ids(case))
-        return [Output(path=path, record=path, settings=maker.arguments) for path in records]
-
-    return run_cases(cases, maker.work, outputs, force=force)
+    return run_cases(cases, maker.work, maker.outputs, force=force)
 
 
-def write(out: Path, made_id: str, labels: LabelMap, drawn: Drawn) -> str:
-    """Write scans, labels and the picture of a drawn case; return its label scheme.
+def write(out: Path, made_id: str, labels: LabelMap, drawn: Drawn) -> tuple[str, list[Path]]:
+    """Write scans, labels and the picture of a drawn case; return label scheme and files.
 
     Labels are numbered in the scheme that the id will be read in.
     """
     scheme = guess_scheme(made_id)
     tumour = np.where(labels.classes == BRAIN, 0, labels.classes)
     volumes = {**drawn.scans, "seg": labels.grid.with_data(to_scheme(tumour, scheme))}
-    for suffix, volume in volumes.items():
-        volume.save(out / made_id / f"{made_id}-{suffix}.nii.gz")
+    files = [v.save(out / made_id / f"{made_id}-{s}.nii.gz") for s, v in volumes.items()]
     path, head = out / "pictures" / f"{made_id}.png", labels.classes > 0
     draw_tumour(drawn.scans, tumour, head, path, title=made_id, outline=False)
-    return scheme
+    return scheme, files
 
 
 def _counts(classes: np.ndarray) -> dict[str, int]:

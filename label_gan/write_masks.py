@@ -10,12 +10,11 @@ import numpy as np
 
 from label_gan import generate
 from synth.base.devices import pick
-from synth.base.files import write_json
 from synth.base.manifest import manifest
 from synth.checkpoints.checkpoint import read_metadata
 from synth.data.labels import scheme_regions, to_scheme
 from synth.data.volume import Volume
-from synth.jobs.cases import Output, run_cases
+from synth.jobs.cases import Output, run_cases, write_record
 
 
 def write_masks(
@@ -58,12 +57,13 @@ def write_masks(
         ((shape, facts),) = generate.draw(loaded, 1, first=number, **options)
         facts = {"source": shape.source, "volume_ml": round(shape.volume_ml(), 3), **facts}
         described = manifest("masks", settings, [loaded.path], **facts, **source)
-        write_json(record(number), described)
+        write_record(record(number), described)
         # The middle of the label map is the world's origin.
         affine = np.diag([*[shape.spacing_mm] * 3, 1.0])
         affine[:3, 3] = -shape.spacing_mm * (np.array(shape.labels.shape) - 1) / 2
         labels = to_scheme(shape.labels, scheme)[None]
-        Volume(data=labels, affine=affine).save(path(number))  # last: its presence means done
+        file = Volume(data=labels, affine=affine).save(path(number))
+        write_record(record(number), described, [file])
         return f"{shape.volume_ml():.1f} ml"
 
     def outputs(number: int) -> list[Output]:

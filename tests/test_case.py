@@ -8,7 +8,7 @@ import pytest
 
 from synth.base.errors import SynthError
 from synth.data.case import MODALITIES, Case, discover, guess_scheme, require_unique, split_name
-from synth.data.labels import SCHEMES, region, require_scheme
+from synth.data.labels import ED, ET, NCR, SCHEMES, from_regions, region, require_scheme
 
 GLI = "BraTS-GLI-00001-000"
 
@@ -116,3 +116,14 @@ def test_regions_follow_their_scheme() -> None:
     assert region(labels, "brats2024", "WT").tolist() == [False, True, True, True, False]
     for regions in SCHEMES.values():
         assert set(regions["ET"]) <= set(regions["TC"]) <= set(regions["WT"])
+
+
+def test_regions_become_classes() -> None:
+    wt, tc, et = np.array([[0, 1, 1, 1, 0], [0, 0, 1, 1, 1], [0, 0, 0, 1, 1]])
+    assert from_regions(np.stack([wt, tc, et])[:, None, None]).ravel().tolist() == [
+        0,
+        ED,
+        NCR,
+        ET,
+        0,
+    ]

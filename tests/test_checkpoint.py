@@ -202,12 +202,12 @@ def test_truncated_weights_are_refused(tmp_path_factory, kept):
         ({"format": 0}, "format 0"),
         ({"family": "tyo"}, "unknown family 'tyo'.*did you mean toy"),
         ({"family": "../toy"}, "unknown family"),
-        ({"family": ["toy"]}, "which network it belongs to"),
+        ({"family": ["toy"]}, "family = .*is not of type str"),
         ({"config": {"widht": 3}}, "did you mean width"),
         ({"config": {"width": 8}}, r"'0.weight' is \(16, 4\).*expects \(8, 4\)"),
         ({"config": {"kind": "gan"}}, "lacks"),
-        ({"preset": None}, "which network"),
-        (None, "which network"),
+        ({"preset": None}, "it has no 'preset'"),
+        (None, "is not an object"),
     ],
 )
 def test_strange_metadata_are_named(tmp_path, change, words):
@@ -229,7 +229,7 @@ def test_what_is_no_checkpoint_is_named(tmp_path):
     (tmp_path / "lora" / "adapter_config.json").write_text("{}")
     for path, words in (
         (tmp_path / "nothing", "no such checkpoint"),
-        (tmp_path, "holds no checkpoint"),
+        (tmp_path, "is not a checkpoint"),
         (foreign, "synth convert"),
         (tmp_path / "lora", "LoRA adapter"),
         (bomb, "cannot be read as safetensors"),

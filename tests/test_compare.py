@@ -191,7 +191,7 @@ def test_a_stopped_study_is_told_from_one_to_be_mended(real, made, tmp_path, mon
         yield from losses(self, batch)
 
     monkeypatch.setattr(trainings.Recipe, "losses", asking)
-    assert main(words) == 130
+    assert main(words) == 143
     assert len(list((tmp_path / "study").rglob("scores.csv"))) == 1
     assert main(words) == 0
     assert len(list((tmp_path / "study").rglob("scores.csv"))) == 2

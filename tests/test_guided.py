@@ -21,7 +21,7 @@ from wdm3d import generate
 from wdm3d.config import PRESETS, SamplerOptions
 from wdm3d.generate import inpaint
 from wdm3d.guided_data import GuidedData
-from wdm3d.guides import ALIKE, FILLS, Guides, guides_of
+from wdm3d.guides import ALIKE, FILLS, Guides, guides_of, to_rim
 from wdm3d.modes import mode_of
 from wdm3d.network import build
 from wdm3d.recipe import Recipe
@@ -290,3 +290,12 @@ def test_training_sees_what_use_sees_and_learns(brain: Volume) -> None:
         optimizer.step()
         losses.append(float(loss.detach()))
     assert losses[-1] < 0.6 * losses[0]
+
+
+def test_a_guess_is_shifted_to_meet_the_rim() -> None:
+    known = np.linspace(0, 1, 12)[:, None, None] * np.ones((12, 12, 12), np.float32)
+    region = np.zeros(known.shape, bool)
+    region[4:8, 4:8, 4:8] = True
+    assert to_rim(known + 0.3, known, region, np.zeros_like(region)) == pytest.approx(
+        known, abs=1e-3
+    )

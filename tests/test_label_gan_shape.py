@@ -4,10 +4,12 @@ import itertools
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import ndimage
 
+from label_gan.distance_maps import nest
 from label_gan.shape import Shape, rotate, signed_distance
 from synth.base.errors import SynthError
 from synth.data.labels import (
@@ -114,3 +116,8 @@ def test_mistakes_are_named_and_a_cavity_is_no_tumour() -> None:
     assert to_classes(theirs, "brats2024")[0, 0, 0] == 0
     with pytest.raises(SynthError, match="label 4 is outside the scheme brats2023"):
         to_classes(theirs, "brats2023")
+
+
+def test_an_inner_region_is_never_deeper_than_the_one_around_it() -> None:
+    wt, tc, ncr = nest(torch.tensor([-3.0, -5.0, 2.0]).view(1, 3, 1, 1, 1)).ravel().tolist()
+    assert (wt, tc, ncr) == (-3.0, -3.0, 2.0)

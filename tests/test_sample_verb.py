@@ -410,7 +410,7 @@ def test_a_bad_case_is_one_line_and_the_rest_is_drawn(
         (["--lora", "ADAPTER:much"], "'much' is not a weight"),
         (["--lora", "ADAPTER"], "adapts another base"),
         (["--lora", "TORN"], "cannot be read"),
-        (["--model", "DATA"], "holds no checkpoint"),
+        (["--model", "DATA"], "is not a checkpoint"),
         (["--model", "PAINTER"], "is a wdm3d checkpoint"),
         (["--device", "cuda:77"], "is not available"),
     ],

@@ -467,7 +467,7 @@ def test_an_odd_reference_does_not_matter(model: Path, tmp_path: Path) -> None:
         (["--scheme", "brats1999"], "unknown label scheme 'brats1999'"),
         (["--device", "cuda:77"], "is not available"),
         (["--models", "nowhere"], "nowhere: no such checkpoint"),
-        (["--models", "DATA"], "holds no checkpoint"),
+        (["--models", "DATA"], "is not a checkpoint"),
         (["--models", "PAINTER"], "is a wdm3d checkpoint"),
         (["--models", "TORN"], "cannot be read as safetensors"),
         (["--treshold", "1"], "unknown argument --treshold → did you mean --thresholds?"),

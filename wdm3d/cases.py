@@ -16,14 +16,14 @@ import torch
 
 from synth.base.devices import pick
 from synth.base.errors import SynthError
-from synth.base.files import file_hash, write_json
+from synth.base.files import file_hash
 from synth.base.manifest import manifest
 from synth.checkpoints.checkpoint import Checkpoint
 from synth.data.case import Case, discover, guess_scheme, require_unique, split_name
 from synth.data.labels import region
 from synth.data.tumour_mask import dilated_tumour
 from synth.data.volume import Volume
-from synth.jobs.cases import Output, run_cases
+from synth.jobs.cases import Output, run_cases, write_record
 from synth.training.log import counted
 from wdm3d.config import SamplerOptions
 from wdm3d.generate import inpaint, load
@@ -92,9 +92,9 @@ def paint_cases(
     def record(case: Case) -> Path:
         return out / "records" / f"{case.id}.json"
 
-    def save(volume: Volume, case: Case, kind: str) -> None:
-        for channel, contrast in reversed(list(zip(volume.data, contrasts, strict=True))):
-            volume.with_data(channel).save(path(case, contrast, kind))
+    def save(volume: Volume, case: Case, kind: str) -> list[Path]:
+        pairs = reversed(list(zip(volume.data, contrasts, strict=True)))
+        return [volume.with_data(data).save(path(case, c, kind)) for data, c in pairs]
 
     def outputs(case: Case) -> list[Output]:
         return [Output(path=path(case, contrasts[0]), record=record(case), settings=settings,
@@ -107,10 +107,11 @@ def paint_cases(
             brain=arguments.get("brain"),
         )  # fmt: skip
         facts, sources = result.facts, sources_of(case, contrasts)
-        write_json(record(case), manifest("inpaint", {**arguments, **settings}, sources, **facts))
-        if result.spread is not None:
-            save(result.spread, case, "sd")
-        save(result.image, case, "inference")  # its presence means done
+        described = manifest("inpaint", {**arguments, **settings}, sources, **facts)
+        write_record(record(case), described)
+        files = save(result.spread, case, "sd") if result.spread is not None else []
+        files += save(result.image, case, "inference")
+        write_record(record(case), described, files)
         brain = f", brain {facts['brain']}" if "brain" in facts else ""
         counts = f"{counted(facts['regions'], 'hole')}, {counted(facts['network_calls'], 'call')}"
         return f"{counts}{brain}, {facts['seconds']} s"

@@ -14,7 +14,7 @@ import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict, cast
 
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -41,12 +41,23 @@ OF_THE_SITE = (MEAN, SPREAD, EDGE, ATLAS, PLACES)  # measured, not learned
 UNSUPPORTED = ("use_dora", "lora_bias", "fan_in_fan_out", "use_qalora")
 
 
+class AdapterSettings(TypedDict, total=False):
+    """adapter_config.json of peft, as far as it is read; the rest is kept."""
+
+    peft_type: str | None
+    r: int
+    lora_alpha: float
+    alpha_pattern: dict[str, float] | None
+    rank_pattern: dict[str, int] | None
+    use_rslora: bool
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Adapter:
     """A peft adapter as it lies on disk."""
 
     folder: Path
-    settings: dict[str, Any]
+    settings: Mapping[str, Any]
     """adapter_config.json."""
     tensors: dict[str, Tensor]
     """By peft's names, the prefix taken off."""
@@ -137,7 +148,7 @@ def pointer_to(base: Checkpoint) -> dict[str, Any]:
 def read(path: str | Path) -> Adapter:
     """Read the adapter that `path` means: its folder, a run's best, or the only one inside."""
     folder = find(Path(path))
-    settings = read_json(folder / ADAPTER_CONFIG)
+    settings = read_json(folder / ADAPTER_CONFIG, AdapterSettings)
     try:
         stored = load_file(folder / ADAPTER)
     except TORN as error:
@@ -145,7 +156,6 @@ def read(path: str | Path) -> Adapter:
             f"{folder / ADAPTER}: cannot be read: {first_line(error)}",
             hint="the adapter is damaged; copy it again",
         ) from error
-    settings = settings if isinstance(settings, dict) else {}
     odd = next((k for k in UNSUPPORTED if settings.get(k)), settings.get("peft_type"))
     if odd != "LORA":
         raise SynthError(
@@ -156,6 +166,7 @@ def read(path: str | Path) -> Adapter:
     checkpoint.require_finite(tensors, name=str(folder / ADAPTER))
     known = (folder / CONFIG).is_file()
     facts = checkpoint.read_metadata(folder / ADAPTER) if known else {}
+    settings = cast(Mapping[str, Any], settings)
     return Adapter(folder=folder, settings=settings, tensors=tensors, facts=facts)
 
 
@@ -201,7 +212,7 @@ def base_of(adapter: Adapter, base: str | Path | None = None) -> Checkpoint:
     if place.is_file() or (place / checkpoint.WEIGHTS).is_file():
         return checked(checkpoint.load(place), adapter)
     for near in _neighbours(adapter.folder):
-        if read_json(near / CONFIG).get("family") == adapter.facts["family"]:
+        if read_json(near / CONFIG, dict).get("family") == adapter.facts["family"]:
             loaded = checkpoint.load(near)
             if fingerprint(loaded.model) == adapter.facts["base"]["fingerprint"]:
                 return loaded

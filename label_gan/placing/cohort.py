@@ -15,11 +15,11 @@ from label_gan.placing.lesion_pool import LesionPool
 from label_gan.placing.location_prior import heat_map
 from label_gan.placing.place_lesions import MaskOptions, make_case, measure
 from synth.base.errors import SynthError
-from synth.base.files import atomic_folder, file_hash, read_json, write_json
+from synth.base.files import atomic_folder, file_hash, read_json
 from synth.base.manifest import manifest
 from synth.data.case import Case, split_name
 from synth.data.split import TRAIN_ONLY, Entry, Split, patient_marks, write_split
-from synth.jobs.cases import Output, run_cases
+from synth.jobs.cases import Output, run_cases, write_record
 
 
 class CohortWriter:
@@ -83,10 +83,11 @@ class CohortWriter:
         facts = manifest("masks", self.arguments, inputs)
         records: list[dict[str, Any]] = []
         for index, output in enumerate(self._outputs(case)):
-            if output.path.exists():
-                records.append(read_json(output.path))
+            if output.is_done():
+                records.append(read_json(output.path, dict))
                 continue
             made = make_case(brain, index, self.pools[fold], self.options)
+            files: list[Path] = []
             if made.volumes:
                 with atomic_folder(self.out / made.id) as folder:
                     for suffix, volume in made.volumes.items():
@@ -95,9 +96,10 @@ class CohortWriter:
                         t1n = case.path("t1n")
                         ending = ".nii.gz" if t1n.name.endswith(".nii.gz") else ".nii"
                         shutil.copyfile(t1n, folder / f"{made.id}-t1n{ending}")
+                files = sorted((self.out / made.id).iterdir())
             sources = self._sources(made.record["components"], fold)
             records.append({"case": made.id, "fold": fold, **made.record, **sources, **facts})
-            write_json(output.path, records[-1])
+            write_record(output.path, records[-1], files)
         gave_up = [record["gave_up"] for record in records if record["gave_up"]]
         if len(gave_up) == len(records):
             raise SynthError(

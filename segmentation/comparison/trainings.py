@@ -165,7 +165,7 @@ def begin_comparison(comparison: Comparison) -> None:
     _require_unseen(comparison)
     path, settings = comparison.out / "study.json", comparison.settings()
     if path.exists():
-        _require_same_settings(read_json(path), settings, comparison.out)
+        _require_same_settings(read_json(path, dict), settings, comparison.out)
     for fold in comparison.cohorts:
         arms = [comparison.items(arm, fold) for arm in comparison.arms]
         seed = comparison.seeds[0]

@@ -19,14 +19,13 @@ import numpy as np
 from segmentation.inference.ensemble import weight_table
 from segmentation.inference.segment import SegmentOptions, load_scans, segment
 from synth.base.config import to_dict
-from synth.base.errors import SynthError
-from synth.base.files import file_hash, write_json
+from synth.base.files import file_hash
 from synth.base.manifest import manifest
 from synth.checkpoints.checkpoint import Checkpoint
 from synth.data.case import MODALITIES, Case, require_unique, split_name
 from synth.data.labels import REGIONS, from_regions
 from synth.data.prepare import brain_mask
-from synth.jobs.cases import Output, run_cases
+from synth.jobs.cases import Output, run_cases, write_record
 from synth.pictures.montage import draw_tumour
 
 
@@ -59,13 +58,8 @@ class CaseWriter:
         return self.out / f"{case.id}-seg.nii.gz"
 
     def outputs(self, case: Case) -> list[Output]:
-        """Return where the labels of a case go, and their record; refuse to replace others'."""
+        """Return where the labels of a case go, and their record."""
         path, record = self.target(case), self.out / "records" / f"{case.id}.json"
-        if path.exists() and not record.exists():
-            raise SynthError(
-                f"{path} is there, and `synth segment` did not write it",
-                hint="choose another --out",
-            )
         return [Output(path=path, record=record, settings=self.settings(case),
                        inputs=lambda: _sources(case))]  # fmt: skip
 
@@ -74,21 +68,22 @@ class CaseWriter:
         require_unique([case])
         scans = load_scans(case)
         found = segment(scans, models=self.models, options=self.options, scheme=case.scheme)
+        described = manifest(
+            "segment", self.settings(case), _sources(case), ml=found.ml, seconds=found.seconds,
+            model_paths=[str(model.path) for model in self.models],
+        )  # fmt: skip
+        record, files = self.out / "records" / f"{case.id}.json", []
+        write_record(record, described)
         if self.probabilities:
             for name, channel in zip(REGIONS, found.probabilities.data, strict=True):
                 path = self.out / "probabilities" / f"{case.id}-{name.lower()}.nii.gz"
-                found.probabilities.with_data(channel).save(path)
+                files.append(found.probabilities.with_data(channel).save(path))
         whole = scans[MODALITIES[0]].with_data(np.concatenate([s.data for s in scans.values()]))
         draw_tumour(
             scans, from_regions(found.regions), brain_mask(whole),
             self.out / "pictures" / f"{case.id}.png", title=case.id, outline=True,
         )  # fmt: skip
-        record = manifest(
-            "segment", self.settings(case), _sources(case), ml=found.ml, seconds=found.seconds,
-            model_paths=[str(model.path) for model in self.models],
-        )  # fmt: skip
-        write_json(self.out / "records" / f"{case.id}.json", record)
-        found.labels.save(self.target(case))
+        write_record(record, described, [*files, found.labels.save(self.target(case))])
         sizes = ", ".join(f"{region} {ml:g} ml" for region, ml in found.ml.items())
         return f"{sizes}, {found.seconds} s"
 

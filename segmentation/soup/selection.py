@@ -54,9 +54,7 @@ class CaseScores:
 
     def __call__(self, weights: Weights) -> float:
         """Return the mean Dice, measured at most once; an empty region found empty counts 1."""
-        known = read_json(self.file) if self.file.exists() else {}
-        if not isinstance(known, dict) or not all(isinstance(v, float) for v in known.values()):
-            raise SynthError(f"{self.file}: not a file of scores", hint="remove it or name another")
+        known = read_json(self.file, dict[str, float]) if self.file.exists() else {}
         key = f"{content_hash(weights)}:{self.fingerprint}"
         if key not in known:
             self.model.model.load_state_dict(weights)

@@ -1,7 +1,7 @@
-"""Configurations: frozen dataclasses, written as JSON and read back strictly.
+"""Typed values of JSON, and configurations: frozen dataclasses, read back strictly.
 
-An unknown key is an error with a suggestion, never silently dropped; a value of the wrong type
-is named. Attribute docstrings are the help texts of the command line.
+An unknown key of a configuration is an error with a suggestion, never silently dropped; a value of
+the wrong type is named. Attribute docstrings are the help texts of the command line.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import dataclasses
 import difflib
 import functools
 import inspect
+import reprlib
 import textwrap
 import types
 import typing
@@ -68,20 +69,64 @@ def coerce(value: Any, kind: Any, name: str) -> Any:
             text = [str(a) for a in arguments]
             raise SynthError(f"unknown {name} {value!r}", hint=did_you_mean(str(value), text))
         return value
-    if origin is tuple and isinstance(value, list | tuple):
-        each = arguments[:1] * len(value) if arguments[-1] is Ellipsis else arguments
-        if len(each) == len(value):
-            return tuple(coerce(v, k, name) for v, k in zip(value, each, strict=True))
-    elif dataclasses.is_dataclass(kind) and isinstance(value, Mapping):
+    if dataclasses.is_dataclass(kind) and isinstance(value, Mapping):
         return from_dict(typing.cast(type, kind), value)
-    elif kind is float and isinstance(value, int | float) and not isinstance(value, bool):
-        return float(value)
-    elif kind is Path and isinstance(value, str | Path):
-        return Path(value)
-    elif kind in (int, str, bool) and type(value) is kind:
+    if typing.is_typeddict(kind) and isinstance(value, dict):
+        return _coerce_keys(value, kind, name)
+    if isinstance(value, list | tuple) and origin in (list, tuple):
+        return _coerce_items(value, kind, name)
+    if isinstance(value, dict) and origin is dict:
+        return {k: coerce(v, arguments[1], f"{name}.{k}".lstrip(".")) for k, v in value.items()}
+    return _coerce_scalar(value, kind, name)
+
+
+def _coerce_scalar(value: Any, kind: Any, name: str) -> Any:
+    if kind is Any or (kind in (int, str, bool, dict) and type(value) is kind):
         return value
-    raise SynthError(
-        f"{name} = {value!r} is not of type {getattr(kind, '__name__', kind)}",
+    if kind is float and isinstance(value, int | float) and not isinstance(value, bool):
+        return float(value)
+    if kind is Path and isinstance(value, str | Path):
+        return Path(value)
+    raise _wrong_type(value, kind, name)
+
+
+def _coerce_items(value: list | tuple, kind: Any, name: str) -> list | tuple:
+    """Check the items of a list, or of a tuple of settings, which all have its name."""
+    arguments = typing.get_args(kind)
+    if typing.get_origin(kind) is list:
+        return [coerce(v, arguments[0], f"{name}[{i}]") for i, v in enumerate(value)]
+    each = arguments[:1] * len(value) if arguments[-1] is Ellipsis else arguments
+    if len(each) != len(value):
+        raise _wrong_type(value, kind, name)
+    return tuple(coerce(v, k, name) for v, k in zip(value, each, strict=True))
+
+
+def _coerce_keys(value: dict, kind: Any, name: str) -> dict:
+    """Check the keys that a TypedDict names; others are kept as they are."""
+    known = {}
+    for key, hint in _hints_of(kind).items():
+        optional = typing.get_origin(hint) is typing.NotRequired
+        if key in value:
+            inner = typing.get_args(hint)[0] if optional else hint
+            known[key] = coerce(value[key], inner, f"{name}.{key}".lstrip("."))
+        elif kind.__total__ and not optional:
+            raise SynthError(f"{name or 'it'} has no '{key}'")
+    return value | known
+
+
+_hints_of = functools.cache(functools.partial(typing.get_type_hints, include_extras=True))
+
+
+def _wrong_type(value: Any, kind: Any, name: str) -> SynthError:
+    shape = typing.get_origin(kind) or kind
+    if shape is list:
+        wanted = "a list"
+    elif shape is dict or typing.is_typeddict(kind):
+        wanted = "an object"
+    else:
+        wanted = f"of type {getattr(kind, '__name__', kind)}"
+    return SynthError(
+        f"{name} = {reprlib.repr(value)} is not {wanted}".removeprefix(" = "),
         hint="see --help for the expected form",
     )
 

@@ -17,7 +17,7 @@ from collections.abc import Generator, Mapping
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Any, NotRequired, TypedDict, cast
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -27,6 +27,7 @@ from torch import Tensor, nn
 from synth.base import families, manifest
 from synth.base.config import from_dict, to_dict
 from synth.base.errors import SynthError, first_line
+from synth.base.files import parse_json, remove_left_overs, temporary_of
 from synth.base.version import __version__
 from synth.base.weights import or_shipped
 from synth.checkpoints.compression import Bits, compress, decompress
@@ -43,6 +44,20 @@ TORN += (LookupError, struct.error, SafetensorError)
 """What torch.load and safetensors raise on damaged bytes; they promise no kind of error."""
 
 log = logging.getLogger(__name__)
+
+
+class Metadata(TypedDict):
+    """config.json of a checkpoint or adapter."""
+
+    format: int
+    family: str
+    preset: str
+    config: dict[str, Any]
+    versions: dict[str, Any]
+    base: NotRequired[dict[str, Any]]
+    patients: NotRequired[list[str] | None]
+    metrics: NotRequired[dict[str, float]]
+    data_hash: NotRequired[str]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -119,10 +134,9 @@ def staged(directory: str | Path) -> Generator[Path]:
     no file depends on another, so that any moment between two renames is readable too.
     """
     directory = Path(directory)
-    folder = directory.with_name(f".{directory.name}.{os.getpid()}.part")
+    folder = temporary_of(directory)
     try:
-        for left_over in directory.parent.glob(f".{directory.name}.*.part"):
-            shutil.rmtree(left_over, ignore_errors=True)
+        remove_left_overs(directory)
         folder.mkdir(parents=True)
         yield folder
         for file in sorted(folder.iterdir()):
@@ -151,16 +165,18 @@ def load(path: str | Path, *, device: str | torch.device = "cpu") -> Checkpoint:
     metadata = read_metadata(file)
     if "base" in metadata:
         merge = families.get(metadata["family"]).merge_adapter
-        assert merge is not None, f"{metadata['family']} has no adapters"
+        if merge is None:
+            raise SynthError(f"{file}: {metadata['family']} has no adapters")
         return merge.load()(file, device=device)
-    try:
-        family, preset = families.get(metadata["family"]), metadata["preset"]
-        config = from_dict(family.config.load(), metadata["config"])
-    except (KeyError, TypeError) as error:
-        raise _not_ours(file) from error
+    family, preset = families.get(metadata["family"]), metadata["preset"]
+    config = from_dict(family.config.load(), metadata["config"])
+    tensors = decompress(load_file(file))
+    build = family.build.load()
+    with torch.device("meta"):  # costs no memory, whatever the settings claim
+        require_same_shapes(build(config), tensors, name=str(file))
     with torch.random.fork_rng(devices=[]):  # the initial weights are overwritten: draw nothing
-        model = family.build.load()(config)
-    load_strictly(model, decompress(load_file(file)), name=str(file))
+        model = build(config)
+    load_strictly(model, tensors, name=str(file))
     model = model.to(device).eval().requires_grad_(False)
     return Checkpoint(
         path=file, family=family.name, preset=preset, config=config, metadata=metadata, model=model
@@ -199,21 +215,26 @@ def read_metadata(path: str | Path) -> dict[str, Any]:
             hint="the file is truncated or of another kind; copy it again, "
             "or `synth convert` it if it is a .pt or .pth",
         ) from error
-    try:
-        metadata = json.loads(header["synth"])
-        number = int(metadata["format"])
-    except (KeyError, TypeError, ValueError) as error:
-        raise _not_ours(file) from error
-    if number != FORMAT:
+    if "synth" not in header:
+        raise _not_ours(file)
+    metadata = parse_json(header["synth"], Metadata, name=str(file))
+    if metadata["format"] != FORMAT:
         raise SynthError(
-            f"{file} has checkpoint format {number}; this version reads format {FORMAT}",
+            f"{file} has checkpoint format {metadata['format']}; this version reads {FORMAT}",
             hint=f"upgrade synth (this is {__version__})",
         )
-    return metadata
+    return cast(dict[str, Any], metadata)
 
 
 def load_strictly(model: nn.Module, tensors: Mapping[str, Tensor], *, name: str) -> None:
-    """Load weights whose names and shapes must all agree, or say the first that does not."""
+    """Load finite weights whose names and shapes must all agree with the network's."""
+    require_same_shapes(model, tensors, name=name)
+    require_finite(tensors, name=name)
+    model.load_state_dict(tensors)
+
+
+def require_same_shapes(model: nn.Module, tensors: Mapping[str, Tensor], *, name: str) -> None:
+    """Refuse weights of another network, and say the first that differs."""
     own = model.state_dict()
     lacking, unknown = own.keys() - tensors, tensors.keys() - own
     other = [k for k, v in own.items() if k in tensors and v.shape != tensors[k].shape]
@@ -228,8 +249,6 @@ def load_strictly(model: nn.Module, tensors: Mapping[str, Tensor], *, name: str)
     if problem:
         hint = "the weights and the configuration belong to different networks"
         raise SynthError(f"{name}{problem}", hint=hint)
-    require_finite(tensors, name=name)
-    model.load_state_dict(tensors)
 
 
 def require_finite(tensors: Mapping[str, Tensor], *, name: str) -> None:

@@ -15,8 +15,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from synth.base import stopping
 from synth.base.config import did_you_mean
-from synth.base.errors import SynthError
+from synth.base.errors import SynthError, as_user_error, one_line
 from synth.base.version import __version__
 
 if TYPE_CHECKING:
@@ -90,6 +91,15 @@ class Call:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a verb and return the exit code: 0 done, 2 a mistake that the user can correct."""
     words = list(sys.argv[1:] if argv is None else argv)
+    if logging.getLogger("synth").handlers:  # a verb that runs another
+        return _run_to_code(words)
+    stopping.forget()
+    with stopping.handled(stopping.interrupt):
+        code = _run_to_code(words)
+        return stopping.exit_code() if code in stopping.STOPPED else code
+
+
+def _run_to_code(words: Sequence[str]) -> int:
     try:
         if not words or words[0] in HELP:
             print(usage())
@@ -98,16 +108,18 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(__version__)
             return 0
         return run(words[0], words[1:])
-    except SynthError as error:
-        hint = f" → {error.hint}" if error.hint else ""
-        print(f"synth: {error.message}{hint}", file=sys.stderr)
-        return 2
     except KeyboardInterrupt:
-        print("synth: stopped; the same command goes on", file=sys.stderr)
-        return 130
+        print(stopping.SENTENCE, file=sys.stderr)
+        return stopping.STOPPED[0]
     except BrokenPipeError:  # `synth check … | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except (SynthError, OSError, MemoryError) as error:
+        logging.getLogger("synth").debug("", exc_info=True)
+        found = as_user_error(error)
+        hint = f" → {found.hint}" if found.hint else ""
+        print(one_line(f"synth: {found.message}{hint}"), file=sys.stderr)
+        return 2
 
 
 def usage() -> str:

@@ -56,6 +56,7 @@ def compare(
     from segmentation.inference.segment import SegmentOptions
     from segmentation.recipe import fit_to_data
     from synth.base.devices import pick
+    from synth.base.stopping import STOPPED
     from synth.data.split import read_split
     from synth.jobs.cases import BatchOptions
 
@@ -72,7 +73,7 @@ def compare(
     )  # fmt: skip
     begin_comparison(comparison)
     if not run_trainings(comparison, BatchOptions(shard=shard).share(comparison.trainings)):
-        return 130  # as a stopped training: the same command goes on
+        return STOPPED[0]  # as a stopped training: the same command goes on
     if left := len(comparison.missing()):
         print(f"{left} of {len(comparison.trainings)} trainings are left to other shards → {out}")
         return 0

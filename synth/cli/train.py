@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from synth.base import families
 from synth.base.errors import SynthError
+from synth.base.stopping import STOPPED
 from synth.training.config import TrainConfig
 from synth.training.settings import resolve, training_command
 
@@ -151,7 +152,7 @@ def _own_words(
 
 
 def _print_summary(summary: Mapping[str, Any], loop: TrainConfig, folder: Path) -> int:
-    """Print what came of a training; return the exit code: 130 after Ctrl-C, as elsewhere."""
+    """Print what came of a training; return the exit code."""
     scores = ", ".join(f"{name} {value:.4g}" for name, value in summary["metrics"].items())
     best = f"; best {loop.keep} {summary['best']:.4g}" if summary["best"] is not None else ""
     steps = f"step {summary['step']} of {loop.steps}"
@@ -159,4 +160,4 @@ def _print_summary(summary: Mapping[str, Any], loop: TrainConfig, folder: Path) 
     if summary["stopped"]:
         print("stopped early; the same command goes on")
     timed = 0 < loop.max_seconds <= summary["seconds"]
-    return 130 if summary["stopped"] and not timed else 0
+    return STOPPED[0] if summary["stopped"] and not timed else 0

@@ -7,6 +7,8 @@ follows from its seed, so that the loop can repeat it anywhere.
 from __future__ import annotations
 
 import hashlib
+import logging
+import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import ClassVar, Generic, TypeVar
@@ -19,6 +21,7 @@ from synth.data.case import Case
 
 Arrays = dict[str, np.ndarray]
 C = TypeVar("C")
+log = logging.getLogger(__name__)
 
 
 class ArrayCache:
@@ -51,12 +54,17 @@ class ArrayCache:
     def _from_disk(self, key: str, make: Callable[[], Arrays]) -> Arrays:
         assert self.folder is not None
         place = self.folder / key
-        if not place.is_dir():
-            arrays = make()
-            with atomic_folder(place, replace=False) as temporary:
-                for field, array in arrays.items():
-                    np.save(temporary / f"{field}.npy", array)
-        return {p.stem: np.load(p, mmap_mode="r") for p in sorted(place.glob("*.npy"))}
+        if place.is_dir():
+            try:
+                return _read(place)
+            except (OSError, EOFError, ValueError):
+                log.warning("%s is damaged: made again", place)
+                shutil.rmtree(place, ignore_errors=True)
+        arrays = make()
+        with atomic_folder(place, replace=False) as temporary:
+            for field, array in arrays.items():
+                np.save(temporary / f"{field}.npy", array)
+        return _read(place)
 
 
 class CaseData(Generic[C]):
@@ -88,6 +96,13 @@ class CaseData(Generic[C]):
 
     def __len__(self) -> int:
         return len(self.cases)
+
+
+def _read(folder: Path) -> Arrays:
+    files = sorted(folder.glob("*.npy"))
+    if not files:
+        raise EOFError(f"{folder} is empty")
+    return {p.stem: np.load(p, mmap_mode="r") for p in files}
 
 
 def _key(name: str, recipe: str) -> str:

@@ -38,6 +38,7 @@ FOLDERS = {"t1": "t1n", "t1ce": "t1c", "t2": "t2w", "flair": "t2f", "seg": "seg"
 _MADE = re.compile(r"(-(healthy|tumour|synth)\d+)+$")
 
 _ENDINGS = (".nii.gz", ".nii")
+MAX_ID_BYTES = 200  # a file name has 255, of which ours take some
 _BY_LENGTH = sorted(SUFFIXES, key=len, reverse=True)
 
 
@@ -163,6 +164,15 @@ def _unnamed(paths: Sequence[Path]) -> str:
     if len(odd) < 2:
         return f": 1 NIfTI file, with no name it knows: {odd[0]}" if odd else ""
     return f": {len(odd)} NIfTI files, none with a name it knows, e.g. {odd[0]}"
+
+
+def require_file_name(case_id: str, where: str) -> None:
+    """Refuse an id that cannot name a file: results are written under it."""
+    odd = not case_id.isprintable() or {"/", "\\"} & set(case_id) or case_id.startswith(".")
+    if odd or not 0 < len(case_id.encode()) <= MAX_ID_BYTES:
+        raise SynthError(
+            f"{where}: case id {case_id!r}", hint="letters, digits, - and _ make a file name"
+        )
 
 
 def require_unique(cases: Iterable[Case]) -> None:

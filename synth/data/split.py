@@ -9,16 +9,23 @@ its label scheme, and for a synthetic case the real one it came from.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 
-from synth.base.errors import SynthError
+from synth.base.errors import SynthError, first_line
 from synth.base.files import read_json, write_json
-from synth.data.case import MODALITIES, Case, guess_scheme, require_unique, split_name
+from synth.data.case import (
+    MODALITIES,
+    Case,
+    guess_scheme,
+    require_file_name,
+    require_unique,
+    split_name,
+)
 
 FORMAT = 1
 TRAIN_ONLY = -1
@@ -30,6 +37,35 @@ KEYS = {
     "t1n_voided": "voided", "mask": "mask",
     "mask_healthy": "healthy", "mask_unhealthy": "unhealthy",
 }  # fmt: skip
+
+
+class SplitRow(TypedDict, total=False):
+    """An entry of the file; all paths are relative to the data folder."""
+
+    case: str
+    scheme: str
+    fold: int | None
+    source: str | None
+    seen_folds: list[int] | None
+    image: str | list[str]
+    t1n: str | None
+    t1c: str | None
+    t2w: str | None
+    t2f: str | None
+    label: str | None
+    seg: str | None
+    t1n_voided: str | None
+    mask: str | None
+    mask_healthy: str | None
+    mask_unhealthy: str | None
+
+
+class SplitFile(TypedDict, total=False):
+    """The whole file."""
+
+    format: int
+    training: list[SplitRow]
+    testing: list[SplitRow]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,20 +154,24 @@ def hold_out(
 
 def read_split(path: Path, root: Path | None = None) -> Split:
     """Read a split; relative paths are under `root` (default: the JSON's folder)."""
-    values = read_json(path)
+    values = read_json(path, SplitFile)
     root = (root or path.parent).resolve()
-    if not isinstance(values, dict) or not (values.keys() & {"training", "testing"}):
+    if not (values.keys() & {"training", "testing"}):
         raise SynthError(
             f"{path}: not a split", hint='expected {"training": [...]} and/or {"testing": [...]}'
         )
-    if values.get("format", 1) > FORMAT:
-        raise SynthError(f"{path}: format {values['format']} is newer", hint="update this package")
-    lists = {}
-    for part in ("training", "testing"):
-        rows = values.get(part, [])
-        if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
-            raise SynthError(f"{path}: '{part}' is not a list of objects", hint="see docs/data.md")
-        lists[part] = tuple(_entry(row, root, f"{path}: {part}[{i}]") for i, row in enumerate(rows))
+    if values.get("format", FORMAT) != FORMAT:
+        raise SynthError(
+            f"{path}: format {values['format']}, this version reads {FORMAT}",
+            hint="update this package",
+        )
+    lists: dict[str, tuple[Entry, ...]] = {
+        part: tuple(_entry(row, root, f"{path}: {part}[{i}]") for i, row in enumerate(rows))
+        for part, rows in (
+            ("training", values.get("training", [])),
+            ("testing", values.get("testing", [])),
+        )
+    }
     _require_root(path, root, [*lists["training"], *lists["testing"]])
     # The augmented file of the inpainting solution lists a patient once per invented mask.
     return Split(**lists)
@@ -239,12 +279,11 @@ def has_same_real(one: Split, other: Split) -> bool:
     return real == other_real and testing == other_testing
 
 
-def _entry(row: Mapping[str, Any], root: Path, where: str) -> Entry:
-    files: dict[str, Path] = {}
-    for key, role in KEYS.items():
-        if isinstance(row.get(key), str):
-            files[role] = _inside(row[key], root, where)
-    for position, item in enumerate(row.get("image", [])):
+def _entry(row: SplitRow, root: Path, where: str) -> Entry:
+    pairs = [(role, row.get(key)) for key, role in KEYS.items()]
+    files = {role: _inside(str(p), root, where) for role, p in pairs if p is not None}
+    images = row.get("image", [])
+    for position, item in enumerate([images] if isinstance(images, str) else images):
         path = _inside(item, root, where)
         name = split_name(path)
         # Names tell the modality; the list order of the predecessors differs between their files.
@@ -253,16 +292,15 @@ def _entry(row: Mapping[str, Any], root: Path, where: str) -> Entry:
         raise SynthError(f"{where} names no file", hint=f"known keys: {', '.join(KEYS)}, image")
     named = [name[0] for p in files.values() if (name := split_name(p))]
     case_id = row.get("case") or (named[0] if named else next(iter(files.values())).parent.name)
-    fold = row.get("fold")
-    if fold is not None and (not isinstance(fold, int) or fold < TRAIN_ONLY):
+    require_file_name(case_id, where)
+    fold, seen = row.get("fold"), row.get("seen_folds")
+    if any(number < TRAIN_ONLY for number in (fold or 0, *(seen or ()))):
         raise SynthError(f"{where}: fold {fold!r}", hint="a whole number ≥ 0, or −1 for train only")
-    scheme = row.get("scheme") or guess_scheme(case_id)
-    seen = row.get("seen_folds")
     return Entry(
-        case=Case(id=case_id, files=files).with_scheme(scheme),
+        case=Case(id=case_id, files=files).with_scheme(row.get("scheme") or guess_scheme(case_id)),
         fold=fold,
         source=row.get("source"),
-        seen_folds=None if seen is None else tuple(int(k) for k in seen),
+        seen_folds=None if seen is None else tuple(seen),
     )
 
 
@@ -280,7 +318,13 @@ def _require_root(split: Path, root: Path, entries: Sequence[Entry]) -> None:
 
 def _inside(text: str, root: Path, where: str) -> Path:
     """Resolve a path of a split; one that leaves the data folder is refused."""
-    path = (root / text).resolve() if not Path(text).is_absolute() else Path(text).resolve()
+    try:
+        path = (root / text).resolve()
+        path.exists()  # a name that is too long is found out here
+    except (OSError, ValueError, RuntimeError) as error:
+        raise SynthError(
+            f"{where}: {text!r}: {first_line(error)}", hint="correct the path"
+        ) from error
     if not path.is_relative_to(root):
         raise SynthError(
             f"{where}: {text} leaves the data folder {root}",

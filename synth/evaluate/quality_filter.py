@@ -14,7 +14,7 @@ import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 from synth.base.config import did_you_mean
 from synth.base.errors import SynthError
@@ -120,17 +120,20 @@ def write_gate(
     return values
 
 
+class KeptFile(TypedDict):
+    """kept.json, as far as it is read."""
+
+    format: int
+    kept: dict[str, str]
+
+
 def read_kept(path: Path) -> dict[str, str]:
     """Return the ids of kept cases, each with the hash of the scans that were judged."""
     file = path / KEPT if path.is_dir() else path
-    values = read_json(file)
-    kept = values.get("kept") if isinstance(values, dict) else None
-    if not isinstance(kept, dict) or values.get("format") != FORMAT:
-        raise SynthError(
-            f"{file}: not a list of kept cases",
-            hint="`synth evaluate synthesis … --keep RULES` writes kept.json",
-        )
-    return kept
+    values = read_json(file, KeptFile)
+    if values["format"] != FORMAT:
+        raise SynthError(f"{file}: format {values['format']}", hint=f"this version reads {FORMAT}")
+    return values["kept"]
 
 
 def scans_hash(case: Case) -> str:

@@ -8,13 +8,14 @@ import logging
 import operator
 import os
 import re
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NotRequired, TypedDict, TypeVar
 
-from synth.base.errors import SynthError
-from synth.base.files import file_hash, read_json, unlink
+from synth.base import stopping
+from synth.base.errors import SynthError, as_user_error
+from synth.base.files import file_hash, read_json, unlink, write_json
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -22,6 +23,7 @@ log = logging.getLogger(__name__)
 
 HASH = re.compile(r"[0-9a-f]{64}")
 AGAIN = "--force makes it again; or choose another --out"
+ELSEWHERE = "move it away, or choose another --out"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,9 +56,30 @@ class BatchOptions:
         return list(cases[self.begin : last])[part::parts]
 
 
+class Record(TypedDict):
+    """The JSON beside an output, as far as it is read here."""
+
+    arguments: dict[str, Any]
+    inputs: NotRequired[dict[str, str]]
+    outputs: NotRequired[dict[str, str]]
+    """File, from the folder of the results → SHA-256. Empty while it is made; records of earlier
+    versions have none."""
+    gave_up: NotRequired[str | None]
+
+
+def write_record(path: Path, facts: Mapping[str, Any], files: Iterable[Path] = ()) -> None:
+    """Write the record of a case with the hash of each file that was made.
+
+    Without `files` it says that the case has begun: what is there later is ours.
+    """
+    out = path.parents[1]
+    hashes = {file.relative_to(out).as_posix(): file_hash(file) for file in files}
+    write_json(path, {**facts, "outputs": hashes})
+
+
 @dataclass(frozen=True, kw_only=True)
 class Output:
-    """A file whose presence means that a case is done, or a part of it; it is written last."""
+    """A file whose presence means that a case is done, or a part of it."""
 
     path: Path
     record: Path | None = None
@@ -66,11 +89,28 @@ class Output:
     inputs: Callable[[], Sequence[Path]] = tuple
     """The files that it must have been made from."""
 
-    def read_record(self) -> dict[str, Any]:
-        """Return the record of what is there; refuse one that was made with other settings."""
+    def is_done(self) -> bool:
+        """Say whether the output is there; what its record does not vouch for is made again."""
+        if self.record is None or not self.path.exists():
+            return self.path.exists()
+        if not self.record.exists():
+            raise SynthError(f"{self.path} is there, and `synth` did not write it", hint=ELSEWHERE)
+        record = self.read_record()
+        if record is None:
+            return False
+        files, out = record.get("outputs"), self.record.parents[1]
+        ours = files is None or (bool(files) and all((out / name).exists() for name in files))
+        return ours or bool(record.get("gave_up"))
+
+    def read_record(self) -> Record | None:
+        """Return the record of what is there, None for a damaged one; refuse other settings."""
         if not (self.record and self.record.exists() and self.path.exists()):
-            return {}
-        record = read_json(self.record)
+            return None
+        try:
+            record = read_json(self.record, Record)
+        except SynthError as error:
+            log.warning("%s: its case is made again", error.message)
+            return None
         made = record["arguments"]
         for name, value in json.loads(json.dumps(self.settings)).items():
             if made.get(name, value) != value:
@@ -79,12 +119,18 @@ class Output:
                 raise SynthError(f"{self.path} was made with {shown}", hint=AGAIN)
         return record
 
-    def require_same_inputs(self) -> None:
-        """Refuse what was made from other files than those that are there now."""
-        made, now = self.read_record().get("inputs"), self.inputs()
+    def require_unchanged(self) -> None:
+        """Refuse what was made from other files than are there now, or was changed since."""
+        record, now = self.read_record(), self.inputs()
+        if record is None or self.record is None:
+            return
+        made = record.get("inputs")
         if made and now and made != {path.name: file_hash(path) for path in now}:
             message = f"{self.path} was made from other files: {', '.join(made)}"
             raise SynthError(message, hint=AGAIN)
+        for name, digest in record.get("outputs", {}).items():
+            if file_hash(self.record.parents[1] / name) != digest:
+                raise SynthError(f"{name} was changed or damaged since", hint=AGAIN)
 
 
 def run_cases(
@@ -124,24 +170,28 @@ def run_cases(
                     log.info("[%d/%d] %s: %s", number, len(cases), own, made(case))
                     continue
                 for output in outputs(case):
-                    output.require_same_inputs()
+                    output.require_unchanged()
                 done += 1
-            except SynthError as error:
-                failed += 1
+            except (SynthError, OSError, MemoryError) as found:
+                error, failed = as_user_error(found), failed + 1
                 mistake = error.message.replace(own, ""), error.hint
                 message = error.message.removeprefix(f"{own}: ")
                 words = "the same" if mistake == before else f"{message} → {error.hint}"
                 log.error("[%d/%d] %s: %s", number, len(cases), own, words)
                 before = mistake
+    gone = [] if failed else [o for c in cases for o in outputs(c) if not o.path.exists()]
+    if gone:
+        raise SynthError(f"{gone[0].path} is gone", hint="did somebody remove it? Run again")
     made_now = len(cases) - done - failed
     log.info("%d made, %d already there, %d failed", made_now, done, failed)
     return failed
 
 
 def _is_done(outputs: Sequence[Output]) -> bool:
+    made = [output.is_done() for output in outputs]
     records = [output.read_record() for output in outputs]
-    gave_up = all(record.get("gave_up") for record in records)  # is to be reported again
-    return all(output.path.exists() for output in outputs) and not gave_up
+    gave_up = all(record and record.get("gave_up") for record in records)  # is reported again
+    return all(made) and not gave_up
 
 
 @contextlib.contextmanager
@@ -160,7 +210,8 @@ def in_processes(
     from concurrent.futures.process import BrokenProcessPool, ProcessPoolExecutor
 
     # A forked child inherits torch's locked thread pool and hangs; a spawned one starts clean.
-    with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:
+    spawn = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(workers, spawn, initializer=stopping.ignore) as pool:
         jobs = iter([pool.submit(work, item) for item in items])
         try:
             yield lambda _: next(jobs).result()
@@ -169,5 +220,9 @@ def in_processes(
                 "a worker process died, probably because memory ran out",
                 hint="rerun with fewer --workers; finished cases are kept",
             ) from error
+        except KeyboardInterrupt:
+            for worker in multiprocessing.active_children():
+                worker.kill()
+            raise
         finally:
             pool.shutdown(wait=True, cancel_futures=True)

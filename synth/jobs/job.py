@@ -8,7 +8,6 @@ job runs twice at the same time, and a job whose process died is open again at o
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import importlib
 import logging
 import os
@@ -18,22 +17,32 @@ import subprocess
 import sys
 import time
 import traceback
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, NotRequired, TextIO, TypedDict
 
 from synth.base.errors import SynthError
-from synth.base.files import read_json, write_json
+from synth.base.files import lock, read_json, write_json
+from synth.base.stopping import STOPPED
 
 COMMAND, LOG = "command.json", "log.txt"
-EXIT_USER_ERROR, EXIT_STOPPED = 2, 130
-"""Exit codes of verbs: the user has to change something; stopped, the same command goes on."""
+EXIT_USER_ERROR = 2
+"""Exit code of a verb whose user has to change something."""
 POLL_SECONDS = 0.1
 GRACE_SECONDS = 80.0
 """For a verb to save its state after SIGTERM; submitit asks 90 s before SLURM kills."""
 
 log = logging.getLogger(__name__)
+
+
+class Attempt(TypedDict):
+    """One attempt at a job; without a state while it runs."""
+
+    began: float
+    state: NotRequired[str]
+    exit: NotRequired[int | None]
+    seconds: NotRequired[float]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,7 +86,7 @@ def create_job(folder: Path, name: str, words: Sequence[str]) -> Path:
     path = job / COMMAND
     if not path.exists():
         write_json(path, list(words))
-    elif (before := read_json(path)) != list(words):
+    elif (before := read_json(path, list[str])) != list(words):
         raise SynthError(
             f"{job} was begun as: {' '.join(before)}",
             hint="give the same words, or another folder",
@@ -85,17 +94,20 @@ def create_job(folder: Path, name: str, words: Sequence[str]) -> Path:
     return job
 
 
-def read_attempts(job: Path) -> list[dict[str, Any]]:
+def read_attempts(job: Path) -> list[Attempt]:
     """Return the attempts at a job, oldest first: state, exit, began, seconds, host, pid."""
-    found: list[dict[str, Any]] = []
+    found: list[Attempt] = []
     while (path := job / f"attempt-{len(found) + 1}.json").exists():
-        record = read_json(path)
+        record = read_json(path, Attempt)
         if "state" not in record:
             with lock(job / LOG) as file:
                 running = file is None
             end = time.time() if running else (job / LOG).stat().st_mtime
-            state = {"state": "running" if running else "lost", "exit": None}
-            record = {**state, "seconds": max(end - record["began"], 0.0), **read_json(path)}
+            record = Attempt(
+                began=record["began"], state="running" if running else "lost", exit=None,
+                seconds=max(end - record["began"], 0.0),
+            )  # fmt: skip
+            record |= read_json(path, Attempt)
         found.append(record)  # read again, because it may have ended meanwhile
     return found
 
@@ -103,11 +115,11 @@ def read_attempts(job: Path) -> list[dict[str, Any]]:
 def read_status(job: Path) -> Status:
     """Read the state of a job from its folder."""
     attempts = read_attempts(job)
-    last = attempts[-1] if attempts else {"state": "waiting", "exit": None}
-    seconds = sum(attempt["seconds"] for attempt in attempts)
+    last = attempts[-1] if attempts else Attempt(began=0.0, state="waiting", exit=None)
+    seconds = sum(attempt.get("seconds", 0.0) for attempt in attempts)
     lines = tail(job / LOG, 1)
     return Status(
-        name=job.name, state=last["state"], exit=last["exit"], attempts=len(attempts),
+        name=job.name, state=last.get("state", ""), exit=last.get("exit"), attempts=len(attempts),
         seconds=seconds, line=lines[0].strip() if lines else "",
     )  # fmt: skip
 
@@ -117,16 +129,16 @@ def is_open(job: Path, options: JobOptions) -> bool:
     attempts = read_attempts(job)
     if not attempts:
         return True
-    if attempts[-1]["state"] in ("done", "running"):
+    if attempts[-1].get("state") in ("done", "running"):
         return False
     recent = [attempt for attempt in attempts if attempt["began"] >= options.began]
-    hopeless = attempts[-1]["exit"] == EXIT_USER_ERROR or len(recent) > options.retries
+    hopeless = attempts[-1].get("exit") == EXIT_USER_ERROR or len(recent) > options.retries
     return not recent or not hopeless
 
 
 def is_running(job: Path) -> bool:
     """Say whether a process is running a job."""
-    return any(attempt["state"] == "running" for attempt in read_attempts(job)[-1:])
+    return any(attempt.get("state") == "running" for attempt in read_attempts(job)[-1:])
 
 
 def run_job(job: Path, options: JobOptions, execute: Callable[[list[str], TextIO], int]) -> bool:
@@ -148,15 +160,20 @@ def run_job(job: Path, options: JobOptions, execute: Callable[[list[str], TextIO
             began = time.time()
             record = {"host": platform.node(), "pid": os.getpid(), "began": began}
             write_json(path, record)
-            state, code = "stopped", EXIT_STOPPED  # where Ctrl-C or a signal ends it
+            state, code = "stopped", STOPPED[0]  # where Ctrl-C or a signal ends it
             try:
-                code = execute(read_json(job / COMMAND), file)
-                state = {0: "done", EXIT_STOPPED: "stopped"}.get(code, "failed")
+                code = execute(read_json(job / COMMAND, list[str]), file)
+                state = state_of(code)
             finally:
                 record |= {"state": state, "exit": code, "seconds": time.time() - began}
                 write_json(path, record)
         log.info("%s: %s", job.name, state if code == 0 else f"{state} with exit code {code}")
     return tried
+
+
+def state_of(code: int) -> str:
+    """Return what the exit code of a verb means."""
+    return "done" if code == 0 else "stopped" if code in STOPPED else "failed"
 
 
 def run_in_process(program: str, words: list[str], file: TextIO) -> int:
@@ -172,7 +189,7 @@ def run_in_process(program: str, words: list[str], file: TextIO) -> int:
         log.exception("%s failed", words[0])
         traceback.print_exc(file=file)
         return 1
-    if code == EXIT_STOPPED:  # it was this process that was asked to stop
+    if code in STOPPED:  # it was this process that was asked to stop
         raise KeyboardInterrupt
     return code
 
@@ -200,24 +217,6 @@ def stop_process(child: subprocess.Popen) -> None:
     while child.poll() is None and time.monotonic() < limit:
         time.sleep(POLL_SECONDS)
     child.kill()
-
-
-@contextlib.contextmanager
-def lock(path: Path, *, wait: bool = False) -> Generator[TextIO | None]:
-    """Yield a file, opened to append and locked; None where another process has the lock."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a", encoding="utf-8") as file:
-        free = True
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-        except BlockingIOError:
-            free = False
-        except OSError as error:
-            raise SynthError(
-                f"{path} cannot be locked: {error.strerror}",
-                hint="choose a folder on a file system with locks (flock)",
-            ) from error
-        yield file if free else None
 
 
 def python_environment() -> dict[str, str]:

@@ -14,7 +14,7 @@ import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 from synth.base.config import to_dict
 from synth.base.errors import SynthError
@@ -58,6 +58,14 @@ class Sweep:
         return read_metadata(best)["metrics"].get(self.keep) if best.is_dir() else None
 
 
+class SweepFile(TypedDict):
+    """sweep.json."""
+
+    command: list[str]
+    keep: str
+    keep_mode: str
+
+
 @dataclass(frozen=True, kw_only=True)
 class Row:
     """One trial in the table."""
@@ -74,7 +82,7 @@ def begin_sweep(out: Path, command: Sequence[str], loop: TrainConfig) -> Sweep:
         raise SynthError("a sweep compares by a metric", hint="name it by --keep, e.g. loss")
     record = {"command": list(command), "keep": loop.keep, "keep_mode": loop.keep_mode}
     path = out / SWEEP
-    if path.exists() and (before := read_json(path)) != record:
+    if path.exists() and (before := read_json(path, SweepFile)) != record:
         raise SynthError(
             f"{out} is a sweep of: {' '.join(before['command'])}, by {before['keep']}",
             hint="give the same words after --, or another folder",
@@ -87,7 +95,7 @@ def open_sweep(out: Path) -> Sweep:
     """Read a sweep that was begun."""
     if not (out / SWEEP).exists():
         raise SynthError(f"{out} is not a sweep: it has no {SWEEP}", hint="begin one: -- train …")
-    record = read_json(out / SWEEP)
+    record = read_json(out / SWEEP, SweepFile)
     return Sweep(
         out=out, command=tuple(record["command"]), keep=record["keep"],
         larger_is_better=record["keep_mode"] == "max",
@@ -103,7 +111,9 @@ def create_trial(
     name = hashlib.sha256(json.dumps(whole, sort_keys=True).encode()).hexdigest()[:10]
     path = sweep.jobs / name / SETTINGS
     if path.exists():
-        settings = read_json(path)  # other words with the same meaning are the same trial
+        settings = read_json(
+            path, dict[str, Any]
+        )  # other words with the same meaning are the same trial
     else:
         write_json(path, dict(settings))
     return name, [*sweep.command, f"--out={sweep.run(name)}", *flags(settings)]
@@ -129,7 +139,7 @@ def read_rows(sweep: Sweep) -> list[Row]:
     found = [
         Row(
             name=path.parent.name,
-            settings=read_json(path),
+            settings=read_json(path, dict[str, Any]),
             score=sweep.read_score(path.parent.name),
             status=read_status(path.parent),
         )

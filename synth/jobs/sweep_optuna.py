@@ -18,8 +18,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from synth.base.errors import SynthError
+from synth.base.files import lock
 from synth.base.seeding import mix
-from synth.jobs.job import POLL_SECONDS, JobOptions, lock
+from synth.jobs.job import POLL_SECONDS, JobOptions
 from synth.jobs.launch import Where, launch
 from synth.jobs.sweep import Resolve, Sweep, create_trial
 from synth.jobs.sweep_space import Choices, Range, Space

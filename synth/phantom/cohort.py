@@ -212,7 +212,7 @@ def _is_complete(folder: Path, wanted: dict) -> bool:
 
 
 def _read_record(folder: Path) -> dict:
-    return read_json(folder / f"{folder.name}-phantom.json")
+    return read_json(folder / f"{folder.name}-phantom.json", dict)
 
 
 def _require_in_range(seed: int, index: int) -> None:

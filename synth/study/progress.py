@@ -7,12 +7,38 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 from synth.base.files import read_json, write_json
 
 STATE = "study.json"
 FORMAT = 1
+
+
+class StageRow(TypedDict):
+    """What study.json says of a stage."""
+
+    name: str
+    purpose: str
+    command: str
+    state: str
+    seconds: float
+    started: str | None
+    peak_memory_mb: float | None
+    network_calls: float | None
+
+
+class StateFile(TypedDict):
+    """study.json."""
+
+    format: int
+    stages: list[StageRow]
+
+
+class CallsFile(TypedDict, total=False):
+    """A record, as far as it is read here."""
+
+    network_calls: float | None
 
 
 @dataclass(frozen=True)
@@ -48,11 +74,9 @@ class StudyState:
 
     def __init__(self, out: Path, stages: Sequence[Stage]) -> None:
         self.out, self.stages = out, stages
-        before = read_json(out / STATE)["stages"] if (out / STATE).exists() else []
+        before = read_json(out / STATE, StateFile)["stages"] if (out / STATE).exists() else []
         known = {row["name"]: row for row in before}
-        self.rows: dict[str, dict[str, Any]] = {
-            s.name: self._row(s, known.get(s.name)) for s in stages
-        }
+        self.rows: dict[str, StageRow] = {s.name: self._row(s, known.get(s.name)) for s in stages}
 
     def is_done(self, stage: Stage) -> bool:
         """Whether a stage was done with the same words."""
@@ -75,20 +99,25 @@ class StudyState:
         row["network_calls"] = network_calls(stage.made)
         self._write()
 
-    def _row(self, stage: Stage, before: dict[str, Any] | None) -> dict[str, Any]:
-        row = {"name": stage.name, "purpose": stage.purpose, "command": stage.command}
-        nothing = {"state": "waiting", "seconds": 0.0, "started": None}
-        nothing |= {"peak_memory_mb": None, "network_calls": None}
-        kept = before if before and before["command"] == stage.command else nothing
-        return row | {key: kept[key] for key in nothing}
+    def _row(self, stage: Stage, before: StageRow | None) -> StageRow:
+        row = StageRow(
+            name=stage.name, purpose=stage.purpose, command=stage.command, state="waiting",
+            seconds=0.0, started=None, peak_memory_mb=None, network_calls=None,
+        )  # fmt: skip
+        if before and before["command"] == stage.command:
+            row |= before | {"purpose": stage.purpose}
+        return row
 
     def _write(self) -> None:
         write_json(self.out / STATE, {"format": FORMAT, "stages": list(self.rows.values())})
 
 
-def network_calls(folder: Path | None) -> int | None:
+def network_calls(folder: Path | None) -> float | None:
     """Return the network calls that the records of a folder tell; None where none does."""
     if folder is None:
         return None
-    told = [read_json(p).get("network_calls") for p in sorted(folder.glob("records/*.json"))]
-    return sum(told) if told and None not in told else None
+    told = [
+        read_json(p, CallsFile).get("network_calls") for p in sorted(folder.glob("records/*.json"))
+    ]
+    known = [calls for calls in told if calls is not None]
+    return sum(known) if known and len(known) == len(told) else None

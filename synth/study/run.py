@@ -9,25 +9,26 @@ still at work.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import logging
 import os
 import shutil
 import signal
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable, Generator, Sequence
 from pathlib import Path
+from typing import TextIO
 
 from tqdm import tqdm
 
+from synth.base import stopping
 from synth.base.errors import SynthError
-from synth.jobs.job import EXIT_STOPPED, GRACE_SECONDS, python_environment
+from synth.base.files import LOCK, lock
+from synth.jobs.job import GRACE_SECONDS, python_environment, state_of, tail
 from synth.study.progress import Outcome, Stage, StudyState
 
-LOGS, LOCK = "logs", ".lock"
+LOGS = "logs"
 POLL_SECONDS = 0.2
 SPEAK_SECONDS = 60.0
 TAIL = 12
@@ -47,7 +48,7 @@ def run(stages: Sequence[Stage], out: Path, *, program: str, threads: int = 0) -
         program: module whose main(words) runs a command line.
         threads: of the numerical libraries in each stage, unless the environment says; 0: as is.
     """
-    with _alone(out) as lock, _stoppable():
+    with _alone(out) as file, stopping.handled(stopping.interrupt):
         progress = StudyState(out, stages)
         changed = False
         for at, stage in enumerate(stages):
@@ -55,8 +56,8 @@ def run(stages: Sequence[Stage], out: Path, *, program: str, threads: int = 0) -
                 continue
             changed = True
             with _line(progress, at) as tell:
-                outcome = _do(progress, stage, lock, tell, threads=threads, program=program)
-            state = {0: "done", EXIT_STOPPED: "stopped"}.get(outcome.code, "failed")
+                outcome = _do(progress, stage, file, tell, threads=threads, program=program)
+            state = state_of(outcome.code)
             progress.end(stage, state, outcome)
             if state == "stopped":
                 raise KeyboardInterrupt
@@ -75,20 +76,10 @@ def spoken(seconds: float) -> str:
     return f"{seconds / 3600:.1f} h"
 
 
-def tail(path: Path, lines: int = TAIL) -> list[str]:
-    """Return the last lines of a log."""
-    if not path.exists():
-        return []
-    with path.open("rb") as file:
-        file.seek(max(path.stat().st_size - 8192, 0))
-        text = file.read().decode(errors="replace").replace("\r", "\n")
-    return [line for line in text.split("\n") if line.strip()][-lines:]
-
-
 def _do(
     progress: StudyState,
     stage: Stage,
-    lock: int,
+    lock: TextIO,
     tell: Callable[[float], None],
     *,
     threads: int,
@@ -105,10 +96,11 @@ def _do(
         file.flush()
         child = subprocess.Popen(
             [sys.executable, "-c", code, *stage.words], stdin=subprocess.DEVNULL, stdout=file,
-            stderr=file, env=_environment(threads), pass_fds=(lock,),
+            stderr=file, env=_environment(threads), pass_fds=(lock.fileno(),),
         )  # fmt: skip
-    os.ftruncate(lock, 0)
-    os.pwrite(lock, str(child.pid).encode(), 0)
+    lock.truncate(0)
+    lock.write(str(child.pid))
+    lock.flush()
     try:
         while (ended := _ended(child)) is None:
             time.sleep(POLL_SECONDS)
@@ -121,7 +113,7 @@ def _do(
             if time.monotonic() > patience:
                 child.kill()
             time.sleep(POLL_SECONDS)
-        ended = EXIT_STOPPED, ended[1]
+        ended = stopping.exit_code(), ended[1]
     return Outcome(code=ended[0], seconds=time.monotonic() - began, peak_memory_mb=ended[1])
 
 
@@ -147,7 +139,7 @@ def _environment(threads: int) -> dict[str, str]:
 def _failure(stage: Stage, code: int, out: Path) -> SynthError:
     path = out / LOGS / f"{stage.name}.log"
     log.error("the last lines of %s:", path)
-    for line in tail(path):
+    for line in tail(path, TAIL):
         log.error("  %s", line)
     why = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"failed ({code})"
     return SynthError(
@@ -190,45 +182,17 @@ def _line(progress: StudyState, at: int) -> Generator[Callable[[float], None]]:
 
 
 @contextlib.contextmanager
-def _alone(out: Path) -> Generator[int]:
+def _alone(out: Path) -> Generator[TextIO]:
     """Hold the folder's lock, which a stage inherits: wait for one that is still at work."""
-    out.mkdir(parents=True, exist_ok=True)
-    lock = os.open(out / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
-    try:
-        waiting = False
-        while not _locked(lock):
-            if not waiting:
-                who = os.pread(lock, 32, 0).decode() or "?"
-                log.warning(
-                    "an earlier call is still at work in %s (process %s); waiting", out, who
-                )
-            waiting = True
-            time.sleep(POLL_SECONDS)
-        yield lock
-    finally:
-        os.close(lock)
-
-
-def _locked(lock: int) -> bool:
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
-
-
-@contextlib.contextmanager
-def _stoppable() -> Generator[None]:
-    """Take SIGTERM as Ctrl-C, so that a stage is not left alone."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def stop(number: int, frame: object) -> None:  # noqa: ARG001
-        raise KeyboardInterrupt
-
-    before = signal.signal(signal.SIGTERM, stop)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
+    path = out / LOCK
+    waiting = False
+    while True:
+        with lock(path) as file:
+            if file is not None:
+                yield file
+                return
+        if not waiting:
+            who = path.read_text(encoding="utf-8") or "?"
+            log.warning("an earlier call is still at work in %s (process %s); waiting", out, who)
+        waiting = True
+        time.sleep(POLL_SECONDS)

@@ -9,13 +9,13 @@ from two processes or from accumulating twice makes no difference.
 from __future__ import annotations
 
 import functools
-import signal
 from collections.abc import Iterator
 from typing import Any, Protocol
 
 import torch
 from torch.utils.data import DataLoader, Dataset
 
+from synth.base import stopping
 from synth.base.seeding import generator, mix
 from synth.training.config import TrainConfig
 
@@ -79,5 +79,4 @@ def loader(
 
 def _ignore_signals(worker: int) -> None:  # noqa: ARG001
     # Ctrl-C reaches the whole process group; the loop finishes its step and then ends its workers.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    stopping.ignore()

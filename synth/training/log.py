@@ -9,16 +9,25 @@ import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, TypedDict
 
 import numpy as np
 from tqdm import tqdm
 
 from synth.base import families
-from synth.base.files import write_text
+from synth.base.errors import SynthError, printable
+from synth.base.files import parse_json, write_text
 from synth.data.volume import Volume
 
 METRICS = "metrics.jsonl"
+
+
+class MetricsLine(TypedDict):
+    """A line of metrics.jsonl, which also has a number of each metric."""
+
+    step: int
+
+
 PLAIN_EVERY_SECONDS = 30.0
 
 log = logging.getLogger(__name__)
@@ -60,7 +69,7 @@ class _AboveTheBar(logging.Handler):
     """Writes log lines to stderr without tearing a progress bar apart."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        tqdm.write(self.format(record), file=sys.stderr)
+        tqdm.write(printable(self.format(record)), file=sys.stderr)
 
 
 class Progress:
@@ -142,12 +151,12 @@ class RunLog:
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """Return the records of a metrics.jsonl; a last line torn by a kill is left out."""
+    """Return the records of a metrics.jsonl up to the first damaged line, as a kill leaves one."""
     records = []
     for line in path.read_text(encoding="utf-8").split("\n"):
         try:
-            records.append(json.loads(line))
-        except json.JSONDecodeError:
+            records.append(dict(parse_json(line, MetricsLine, name=METRICS)))
+        except SynthError:
             break
     return records
 

@@ -21,7 +21,8 @@ from accelerate.utils import send_to_device
 from torch.optim.swa_utils import AveragedModel
 from torch.utils.data import default_collate
 
-from synth.base.errors import SynthError
+from synth.base.errors import SynthError, first_line
+from synth.base.files import only_process
 from synth.base.seeding import mix
 from synth.checkpoints import checkpoint
 from synth.data.volume import Volume
@@ -60,11 +61,14 @@ def train(
     own_group = not torch.distributed.is_initialized()
     with Stop(config.max_seconds) as stop:
         run = _begin(recipe, len(data), Path(out), config, describe, device)
-        if run.finished:
-            log.info("%s is finished: %d steps", run.out, run.stepper.step)
-        else:
-            log.info("%s: from step %d to %d", run.out, run.stepper.step, config.steps)
-            _loop(run, data, validation, stop, label or run.out.name)
+        alone = only_process(run.out) if run.accelerator.is_main_process else nullcontext()
+        with alone:
+            _resume(run)
+            if run.finished:
+                log.info("%s is finished: %d steps", run.out, run.stepper.step)
+            else:
+                log.info("%s: from step %d to %d", run.out, run.stepper.step, config.steps)
+                _loop(run, data, validation, stop, label or run.out.name)
     if own_group and torch.distributed.is_initialized():
         run.accelerator.wait_for_everyone()  # who leaves while others still write may be aborted
         torch.distributed.destroy_process_group()
@@ -123,13 +127,13 @@ def _begin(
     describe: Mapping[str, Any],
     device: str,
 ) -> _Run:
-    """Build the run on its device, or take it up where `out` left it."""
+    """Build the run on its device."""
     accelerator = processes.accelerator(config.precision, device)
     recipe.model.to(accelerator.device).train()
     processes.copy_from_first(recipe.model.state_dict().values(), accelerator)
     stepper = Stepper(recipe, config, accelerator)
     config = stepper.config  # without what its optimizers do by themselves
-    run = _Run(
+    return _Run(
         recipe=recipe,
         out=out,
         config=config,
@@ -140,11 +144,21 @@ def _begin(
         write=recipe.writer(describe),
         metrics={},
     )
-    state = run_state.read(out / "last", run.identity, config)
-    if state is not None:
+
+
+def _resume(run: _Run) -> None:
+    """Go on where the folder left the run, if it holds one."""
+    state = run_state.read(run.out / "last", run.identity, run.config)
+    if state is None:
+        return
+    try:
         run_state.unpack(state, run.stepper, run.ema)
         run.best, run.metrics = state["best"], state["metrics"]
-    return run
+    except checkpoint.TORN as error:
+        raise SynthError(
+            f"{run.out / 'last' / checkpoint.STATE}: does not fit this run: {first_line(error)}",
+            hint="the file is damaged; start in another output folder",
+        ) from error
 
 
 def _loop(run: _Run, data: Items, validation: Items | None, stop: Stop, label: str) -> None:

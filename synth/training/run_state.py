@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import pickle
+import zipfile
 from collections.abc import Mapping
 from dataclasses import asdict, is_dataclass
 from pathlib import Path
@@ -20,6 +21,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from synth.base.config import to_dict
 from synth.base.errors import SynthError, first_line
+from synth.base.files import parse_json
 from synth.checkpoints import checkpoint
 from synth.training.config import MAY_CHANGE, TrainConfig
 from synth.training.learning_rate import Patience
@@ -92,8 +94,8 @@ def read(folder: Path, who: Mapping[str, Any], config: TrainConfig) -> dict[str,
             )
         return None
     state = _load(path)
-    _require_same(json.loads(state["identity"]), who, folder.parent)
-    saved = json.loads(state["training"])
+    _require_same(parse_json(state["identity"], dict, name=str(path)), who, folder.parent)
+    saved = parse_json(state["training"], dict, name=str(path))
     for key, value in to_dict(config).items():
         if key not in MAY_CHANGE | {"accumulate"} and saved.get(key, value) != value:
             log.warning("from here on %s = %r instead of %r", key, value, saved[key])
@@ -104,16 +106,19 @@ def require_same_run(out: Path, describe: Mapping[str, Any]) -> None:
     """Refuse, before anything is prepared, to go on with a run of other settings or data."""
     path = out / "last" / checkpoint.STATE
     if path.exists():
-        saved = json.loads(_load(path)["identity"])
+        saved = parse_json(_load(path)["identity"], dict, name=str(path))
         now = {k: to_dict(v) if is_dataclass(v) else v for k, v in describe.items() if k in saved}
         _require_same(saved, now, out)
 
 
 def _load(path: Path) -> dict[str, Any]:
     try:
+        with zipfile.ZipFile(path) as archive:  # torch.load does not compare the checksums
+            if (member := archive.testzip()) is not None:
+                raise ValueError(f"{member} differs from its checksum")
         state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
         number = state["format"]
-    except (*checkpoint.TORN, pickle.UnpicklingError) as error:
+    except (*checkpoint.TORN, pickle.UnpicklingError, zipfile.BadZipFile) as error:
         raise SynthError(
             f"{path}: cannot be read: {first_line(error)}",
             hint="the file is damaged; start in another output folder",

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import signal
-import threading
 import time
 from types import FrameType
 from typing import Self
+
+from synth.base import stopping
 
 log = logging.getLogger(__name__)
 
@@ -23,7 +25,7 @@ class Stop:
         self.began = time.monotonic()
         self.max_seconds = max_seconds
         self.reason = ""
-        self.before: dict[int, object] = {}
+        self.handlers = contextlib.ExitStack()
 
     @property
     def seconds(self) -> float:
@@ -37,16 +39,14 @@ class Stop:
         return bool(self.reason)
 
     def __enter__(self) -> Self:
-        if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGTERM, signal.SIGINT):
-                self.before[number] = signal.signal(number, self._handle)
+        self.handlers.enter_context(stopping.handled(self._handle))
         return self
 
     def __exit__(self, *error: object) -> None:
-        for number, handler in self.before.items():
-            signal.signal(number, handler)  # ty: ignore[invalid-argument-type]
+        self.handlers.close()
 
     def _handle(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002
-        if self.reason and number == signal.SIGINT:
+        first = stopping.note(number)
+        if not first and number == signal.SIGINT:
             raise KeyboardInterrupt
         self.reason = f"received {signal.Signals(number).name}"

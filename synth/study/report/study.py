@@ -70,7 +70,7 @@ class Study:
     def source(self, name: str) -> Source | None:
         """Return a JSON file, None if there is none."""
         path = self.root / name
-        return Source(name=name, values=read_json(path)) if path.is_file() else None
+        return Source(name=name, values=read_json(path, dict)) if path.is_file() else None
 
     def tables(self, part: str) -> list[tuple[str, list[list[str]]]]:
         """Return title and rows of each table of an evaluation."""
@@ -82,7 +82,7 @@ class Study:
         """Return the manifests of the single cases of a part, in whichever folder of it."""
         folder = self.root / part
         names = sorted(p.relative_to(self.root).as_posix() for p in folder.rglob("records/*.json"))
-        return [Source(name=name, values=read_json(self.root / name)) for name in names]
+        return [Source(name=name, values=read_json(self.root / name, dict)) for name in names]
 
     @cached_property
     def stages(self) -> Sequence[Mapping[str, Any]]:
@@ -100,7 +100,7 @@ class Study:
             run = path.parents[1]
             if run not in found:
                 name = path.relative_to(self.root).as_posix()
-                found[run] = Source(name=name, values=read_json(path))
+                found[run] = Source(name=name, values=read_json(path, dict))
         return [source for _, source in sorted(found.items())]
 
     def cases(self, part: str) -> list[Case]:
