@@ -120,10 +120,5 @@ def test_regions_follow_their_scheme() -> None:
 
 def test_regions_become_classes() -> None:
     wt, tc, et = np.array([[0, 1, 1, 1, 0], [0, 0, 1, 1, 1], [0, 0, 0, 1, 1]])
-    assert from_regions(np.stack([wt, tc, et])[:, None, None]).ravel().tolist() == [
-        0,
-        ED,
-        NCR,
-        ET,
-        0,
-    ]
+    classes = from_regions(np.stack([wt, tc, et])[:, None, None])
+    assert classes.ravel().tolist() == [0, ED, NCR, ET, 0]
