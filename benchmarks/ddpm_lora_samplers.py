@@ -73,7 +73,7 @@ def described(
 
 def seconds_of(folder: Path) -> float:
     """Mean seconds of a draw, from the records."""
-    records = [read_json(path) for path in sorted((folder / "records").glob("*.json"))]
+    records = [read_json(path, dict) for path in sorted((folder / "records").glob("*.json"))]
     return float(np.mean([record["seconds"] for record in records]))
 
 

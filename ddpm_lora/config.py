@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from synth.base.config import require_between
 from synth.base.errors import SynthError
 from synth.diffusion.unet_config import UNetConfig
 from synth.training.config import TrainConfig
@@ -84,20 +85,19 @@ class Config:
     """Rank of every adapted layer."""
 
     def __post_init__(self) -> None:
+        require_between(
+            self, width=(1, 2048), multipliers=(1, 64), blocks_per_level=(1, 16), groups=(1, 512),
+            crop=(1, 1024), timesteps=(2, 100_000), spacing_mm=(0.1, 20), lr=(0, 10),
+            max_period=(1, 1e9), ceiling=(0.1, 100), lora_rank=(1, 1024), label_drop=(0, 0.999),
+            brain_drop=(0, 0.999), high_percentile=(0.001, 100),
+        )  # fmt: skip
         if any(n < 1 or n % self.divisor for n in self.crop):
             raise SynthError(
                 f"crop = {self.crop}: an edge is not a multiple of {self.divisor}",
                 hint="each level and the wavelet halve it once",
             )
-        for name in ("label_drop", "brain_drop"):
-            if not 0 <= getattr(self, name) < 1:
-                raise SynthError(f"{name} = {getattr(self, name)}", hint="a share below 1")
         if self.atlas and self.space != "wavelet":
             raise SynthError("an atlas in pixel space", hint="Med-DDPM has none: --no-atlas")
-        if not 0 < self.high_percentile <= 100:
-            raise SynthError(f"high_percentile = {self.high_percentile}", hint="99.5, or 100")
-        if self.lora_rank < 1:
-            raise SynthError(f"lora_rank = {self.lora_rank}", hint="1 or more; 8 is usual")
 
     @property
     def divisor(self) -> int:

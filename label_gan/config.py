@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from synth.base.config import require_between
 from synth.base.errors import SynthError
 from synth.training.config import TrainConfig
 
@@ -66,6 +67,11 @@ class Config:
     """alpha: weight of the difference of spatial gradients, summed over the box."""
 
     def __post_init__(self) -> None:
+        require_between(
+            self, grid=(1, 256), latent=(1, 65_536), width=(1, 2048), critic_width=(1, 2048),
+            lr=(0, 10), sizes=(1, 65_536), code_width=(1, 65_536), box=(0.1, 100),
+            reach=(0.1, 1000), crop_mm=(1, 1000), spread=(0, 100),
+        )  # fmt: skip
         least = 2 * SEED_EDGE if self.architecture == "alpha" else 4 * SEED_EDGE
         if self.grid < least or self.grid & (self.grid - 1):
             raise SynthError(f"grid = {self.grid}", hint=f"a power of two from {least}: 32 or 64")

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from synth.base.config import require_between
 from synth.base.errors import SynthError
 from synth.training.config import TrainConfig
 
@@ -73,6 +74,10 @@ class Config:
     """Parts that are initialised anew after init_from."""
 
     def __post_init__(self) -> None:
+        require_between(
+            self, width=(1, 2048), patch=(0, 1024), spacing_mm=(0.1, 20), tumour_crops=(0, 1),
+            lr=(0, 10), weight_decay=(0, 10),
+        )  # fmt: skip
         self._check_kernel()
         multiple = self.multiple
         if self.patch != FROM_DATA and any(n < multiple or n % multiple for n in self.patch):
@@ -86,8 +91,6 @@ class Config:
                 f"{self.network} cannot recompute '{self.checkpointing}'",
                 hint="checkpointing = none; mednext_* know every policy, swin_unetr knows block",
             )
-        if not 0 <= self.tumour_crops <= 1:
-            raise SynthError(f"tumour_crops = {self.tumour_crops}", hint="a share from 0 to 1")
 
     def _check_kernel(self) -> None:
         if self.kernel not in (3, 5):

@@ -64,9 +64,10 @@ class Folder:
     def work(self, case: str) -> str:
         self.made += 1
         write_record(self.out / "records" / "a.json", {"arguments": self.settings})
-        (self.out / "a.txt").write_text("result")
-        facts = {"arguments": self.settings}
-        write_record(self.out / "records" / "a.json", facts, [self.out / "a.txt"])
+        files = [self.out / "b.txt", self.out / "a.txt"]
+        for file in files:
+            file.write_text("result")
+        write_record(self.out / "records" / "a.json", {"arguments": self.settings}, files)
         return ""
 
     def run(self) -> int:
@@ -82,6 +83,7 @@ def begin(folder: Folder) -> None:
     [
         (lambda f: None, 0, 0),
         (lambda f: (f.out / "a.txt").unlink(), 1, 0),
+        (lambda f: (f.out / "b.txt").unlink(), 1, 0),
         (lambda f: (f.out / "a.txt").write_text("resul"), 0, 1),
         (lambda f: (f.out / "records/a.json").write_text("{"), 1, 0),
         (lambda f: (f.out / "records/a.json").write_text("[]"), 1, 0),
@@ -89,7 +91,7 @@ def begin(folder: Folder) -> None:
         (begin, 1, 0),  # killed before its record was whole
         (lambda f: write_json(f.out / "records/a.json", {"arguments": f.settings}), 0, 0),
     ],
-    ids=["whole", "gone", "changed", "torn", "list", "wrong", "begun", "older"],
+    ids=["whole", "gone", "other", "changed", "torn", "list", "wrong", "begun", "older"],
 )
 def test_what_is_there_is_believed_as_far_as_its_record_vouches(
     tmp_path: Path, spoil: Callable[[Folder], None], made: int, failed: int

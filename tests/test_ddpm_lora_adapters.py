@@ -307,7 +307,10 @@ def test_an_adapter_has_a_card_and_is_published_pointing_to_its_base(tmp_path: P
     for more, message in (
         (["--adapter-of", str(other)], "adapts another base"),
         (["--adapter-of", str(tmp_path / "weights" / "base"), "--bits", "8"], "copied as it is"),
-        (["--adapter-of", str(tmp_path / "weights" / "base"), "--family", "wdm3d"], "no adapter"),
+        (
+            ["--adapter-of", str(tmp_path / "weights" / "base"), "--family", "wdm3d"],
+            "not a wdm3d",
+        ),
     ):
         with pytest.raises(SynthError, match=message):
             main_raises([*words, *more])

@@ -226,7 +226,7 @@ def test_every_figure_is_that_of_its_file(page: str, study: Path) -> None:
     files = set()
     for own, text in read.data:
         name, _, pointer = own["title"].partition("#")
-        value = read_json(study / name)
+        value = read_json(study / name, dict)
         for key in pointer.split("/")[1:]:
             key = key.replace("~1", "/").replace("~0", "~")
             value = value[int(key)] if isinstance(value, list) else value[key]
@@ -244,7 +244,7 @@ def test_every_figure_is_that_of_its_file(page: str, study: Path) -> None:
 def test_every_table_of_the_judges_is_on_the_page(page: str, study: Path) -> None:
     cells = Reader(page).cells
     for part in ("masks_eval", "inpainted_eval", "synthetic_eval", "comparison"):
-        tables = read_json(study / part / "summary.json")["tables"]
+        tables = read_json(study / part / "summary.json", dict)["tables"]
         assert tables
         for table in tables:
             wanted = [cell for row in table["rows"] for cell in row]
@@ -259,7 +259,7 @@ def test_the_three_sentences_tell_what_the_files_tell(page: str, study: Path) ->
         "From 5 cases this study made 2 generated label maps or masks, 2 tumours placed in brains, "
         "3 scans with tissue painted in and 2 synthetic cases." in words
     )
-    judged = read_json(study / "inpainted_eval" / "summary.json")
+    judged = read_json(study / "inpainted_eval" / "summary.json", dict)
     methods, apart = judged["methods"], judged["prediction_minus"]["brain mean"]["psnr_01"]
     mean, low, high = (f"{apart[k]:+.2f}".replace("-", "−") for k in ("mean", "low", "high"))
     ours, fill = (methods[m]["psnr_01"]["mean"] for m in ("prediction", "brain mean"))
@@ -271,7 +271,7 @@ def test_the_three_sentences_tell_what_the_files_tell(page: str, study: Path) ->
     assert words.count(said) == 2  # above, and in its section
     assert re.search(r"The 2 generated masks [^.]*real [^.]*MMD² of shapes", words)
     assert re.search(r"The 2 synthetic scans [^;]*; 0 of them copy a training case\.", words)
-    verdicts = read_json(study / "comparison" / "summary.json")["verdicts"]
+    verdicts = read_json(study / "comparison" / "summary.json", dict)["verdicts"]
     assert words.count(verdicts["synthetic against base"]) == 2  # above, and in its section
 
 
@@ -286,7 +286,7 @@ def test_methods_and_cost_come_from_the_manifests(page: str, study: Path) -> Non
     adapter = "The ddpm_lora model in lora has preset tiny, step 7, seed 1, data 0123456789ab; "
     assert f"{adapter}it is an adapter (LoRA), fine-tuned from weights/ddpm_lora." in words
     assert "and compared by synth compare (arms base synthetic, preset tiny, share 0.5" in words
-    record = read_json(study / "inpainted" / "records" / "BraTS-GLI-00000-000.json")
+    record = read_json(study / "inpainted" / "records" / "BraTS-GLI-00000-000.json", dict)
     assert f"torch {record['versions']['torch']} and 2" in words
     place = read.cells.index("inpainted")
     # three records of 1.25 s and 8 calls each
@@ -564,7 +564,7 @@ def test_a_damaged_part_costs_its_section_only(
 ) -> None:
     shutil.copytree(study, tmp_path / "s")
     (tmp_path / "s" / "synthetic_eval" / "summary.json").write_text("{")
-    summary = read_json(tmp_path / "s" / "masks_eval" / "summary.json")
+    summary = read_json(tmp_path / "s" / "masks_eval" / "summary.json", dict)
     del summary["real"]
     write_json(tmp_path / "s" / "masks_eval" / "summary.json", summary)
     assert main(["report", str(tmp_path / "s"), "--title", "a <b> & c"]) == 2
@@ -580,7 +580,7 @@ def test_a_damaged_part_costs_its_section_only(
 
 
 def test_a_folder_that_is_no_study_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(SynthError, match="no part of a study"):
+    with pytest.raises(SynthError, match="is not a study"):
         Study(root=tmp_path)
     with pytest.raises(SynthError, match="no such folder"):
         Study(root=tmp_path / "none")

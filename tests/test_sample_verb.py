@@ -120,7 +120,7 @@ def test_what_is_written(
         real.load(m).require_same_grid(case.load(m))
         assert np.unique(case.load(m).data).size > 50
     assert np.array_equal(case.load("seg").data, real.load("seg").data)
-    record = read_json(out / "records" / f"{name_of(1)}.json")
+    record = read_json(out / "records" / f"{name_of(1)}.json", dict)
     assert record["inputs"][real.path("seg").name] == file_hash(real.path("seg"))
     source = {"case": real.id, "label_map": real.id, "fold": None, "donors": []}
     assert record["source"] == source
@@ -202,7 +202,7 @@ def test_drawn_cases_are_appended_once_as_train_only(
     assert [c.id for c in train] == ["BraTS-GLI-00002-000", name_of(2)]
     assert main(words) == 2
     assert listed.read_bytes() == once
-    record = read_json(out / "records" / f"{name_of(2)}.json")
+    record = read_json(out / "records" / f"{name_of(2)}.json", dict)
     assert record["source"]["fold"] == 1
     # More samples go behind; what a quality check removed comes not back.
     shutil.rmtree(out / name_of(1))
@@ -469,7 +469,7 @@ def test_without_label_maps_those_of_the_demo_are_drawn(
     labels = Volume.load_labels(source.path("seg"))
     assert np.array_equal(case.load("t1c").data != 0, labels.data > 0)
     assert np.array_equal(case.load("seg").data, np.where(labels.data == 4, 0, labels.data))
-    record = read_json(tmp_path / "runs" / "sample" / "records" / f"{case.id}.json")
+    record = read_json(tmp_path / "runs" / "sample" / "records" / f"{case.id}.json", dict)
     assert [a["name"] for a in record["adapters"]] == ["site_b"]
 
 

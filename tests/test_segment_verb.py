@@ -180,7 +180,7 @@ def test_what_is_written(
     words = ["segment", str(data), "-o", str(out), "--models", str(model), "--probabilities"]
     assert main([*words, "--thresholds", "0.5", "0.5", "0.7", "--min-ml", "0.002"]) == 0
     (case,) = discover(data)
-    record = read_json(out / "records" / f"{case.id}.json")
+    record = read_json(out / "records" / f"{case.id}.json", dict)
     assert record["arguments"]["rules"] == {
         "thresholds": [0.5, 0.5, 0.7], "min_ml": [0.002] * 3, "min_probability": [0.0] * 3,
         "most": [0, 0, 0], "small_et_ml": 0.0,
@@ -336,7 +336,7 @@ def test_a_forced_run_that_is_cut_off_leaves_nothing_that_counts_as_done(
     assert main(words) == 0
     first = made(out)
     changed = [*words, "--thresholds", "0.9999"]
-    for step in ("draw_tumour", "write_json"):
+    for step in ("draw_tumour", "write_record"):
         with monkeypatch.context() as patch:
             patch.setattr(written_module, step, stop)
             assert main([*changed, "--force"]) == 130

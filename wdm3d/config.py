@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from synth.base.config import require_between
 from synth.base.errors import SynthError
 from synth.diffusion.unet_config import UNetConfig
 from synth.training.config import TrainConfig
@@ -88,6 +89,12 @@ class Config:
     """Holes in each drawn head (guided mode: in each brain), made once and kept."""
 
     def __post_init__(self) -> None:
+        require_between(
+            self, width=(1, 2048), multipliers=(1, 64), blocks_per_level=(1, 16), groups=(1, 512),
+            crop=(1, 1024), atlas=(0, 256), timesteps=(2, 100_000), spacing_mm=(0.1, 20),
+            low_divisor=(1e-3, 1e3), residual_scale=(1e-4, 1e3), heads=(0, 10**6),
+            holes=(1, 1000), lr=(0, 10),
+        )  # fmt: skip
         if self.wavelet_levels not in (1, 2):
             raise SynthError(f"wavelet_levels = {self.wavelet_levels}", hint="1 or 2")
         if self.crop % self.divisor:

@@ -198,7 +198,7 @@ class Painter:
         self.mode: Mode = mode_of(self.config)
         self.schedule: Schedule = schedule_of(self.config)
         self.device = next(loaded.model.parameters()).device
-        self.calls = self.regions = 0
+        self.calls = self.regions = self.flips = 0
 
     @torch.no_grad()
     def paint(self, scene: Scene) -> tuple[np.ndarray, np.ndarray | None]:
@@ -244,6 +244,7 @@ class Painter:
 
     def _region(self, scene: Scene, region: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         box, edge = self.box_of(region), self.config.crop
+        self.flips = self.options.flips or 0
         if max(s.stop - s.start for s in box) <= TILE_LIMIT * edge:
             try:
                 return self._blended(scene, region, [(box, np.ones(1, np.float32))])
@@ -255,6 +256,7 @@ class Painter:
         else:
             log.info("%s: a region of %d voxels is painted in tiles", self.name, region.sum())
         with name_what_needs_memory(f"{self.name}, even in tiles of {edge} voxels"):
+            self.flips = 0  # eight tiles overlap in every voxel: that is mean enough
             return self._blended(scene, region, tiles(box, edge))
 
     def _blended(
@@ -282,7 +284,7 @@ class Painter:
 
     def _drawn(self, arrays: Arrays, part: int) -> np.ndarray:  # (K, C, …)
         one: Batch = {k: torch.from_numpy(v)[None].to(self.device) for k, v in arrays.items()}
-        if self.options.flips:
+        if self.flips:
             return self._flipped_mean(one, part)[None]
         found = []
         for k in range(self.options.samples):
@@ -303,7 +305,7 @@ class Painter:
         lies far from the hole.
         """
         total = np.zeros(batch["known"].shape[1:], np.float32)
-        axes = range(2, 2 + (self.options.flips or 0))
+        axes = range(2, 2 + self.flips)
         half = 2**self.config.wavelet_levels // 2
         flips = [f for n in range(len(axes) + 1) for f in itertools.combinations(axes, n)]
         for k, flip in enumerate(flips):

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from scipy import ndimage
@@ -48,6 +49,8 @@ class Guides:
     mirror_known: np.ndarray
     """(x, y, z) bool, where that is known."""
     spacing_mm: float
+    _solved: list[Any] = field(default_factory=list, init=False, repr=False)
+    """The region that was filled last, and its fills."""
 
     def fills(self, region: np.ndarray, box: Box) -> dict[str, np.ndarray]:
         """Return each fill (C, …) of a region of the hole, cropped to a box, and the two shares.
@@ -55,17 +58,21 @@ class Guides:
         template_brain (1, …): how surely the template has brain; reflected (1, …): where the other
         hemisphere is known.
         """
-        around = _around(region, MARGIN_MM / self.spacing_mm)
-        solved = [self._fill_channel(c, region[around], around) for c in range(len(self.known))]
-        parts = {name: np.stack([s[name] for s in solved]) for name in FILLS}
-        result = {}
-        for name in FILLS:
-            whole = np.where(self.hole, np.float32(0), self.known)
-            whole[(slice(None), *around)] = parts[name]
-            result[name] = crop(whole, box, 0)
+        if not (self._solved and self._solved[0] is region):
+            self._solved[:] = region, self._solve(region)  # once for all boxes of a region
+        result = {name: crop(whole, box, 0) for name, whole in self._solved[1].items()}
         result["template_brain"] = crop(np.clip(self.template[3:], 0, 1), box, 0)
         result["reflected"] = crop(self.mirror_known[None].astype(np.float32), box, 0)
         return result
+
+    def _solve(self, region: np.ndarray) -> dict[str, np.ndarray]:
+        """Return the scan with each fill in a region of the hole."""
+        around = _around(region, MARGIN_MM / self.spacing_mm)
+        solved = [self._fill_channel(c, region[around], around) for c in range(len(self.known))]
+        filled = {name: np.where(self.hole, np.float32(0), self.known) for name in FILLS}
+        for name, whole in filled.items():
+            whole[(slice(None), *around)] = np.stack([s[name] for s in solved])
+        return filled
 
     def mirror_fill(self, region: np.ndarray) -> np.ndarray:
         """Return known with the other hemisphere in a region of the hole, bent to its rim."""

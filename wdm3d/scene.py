@@ -6,7 +6,8 @@ arrays. There is one such function, so that a network meets in use what it met i
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from scipy import ndimage
@@ -36,6 +37,16 @@ class Scene:
     """(3,) half of the box's edges."""
     guides: Guides | None = None
     """What a template and the mirror image say (guided mode)."""
+    _solved: list[Any] = field(default_factory=list, init=False, repr=False)
+    """The region that was filled last, and its fills (context mode)."""
+
+    def fills(self, region: np.ndarray, known: np.ndarray) -> np.ndarray:
+        """Return each fill (3C, x, y, z) of a region: solved once for all its boxes."""
+        if not (self._solved and self._solved[0] is region):
+            fills = [_fills(channel, self, region) for channel in known]
+            together = np.concatenate([np.stack(kind) for kind in zip(*fills, strict=True)])
+            self._solved[:] = region, together.astype(np.float32)
+        return self._solved[1]
 
 
 def brain_frame(brain: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -66,9 +77,7 @@ def view(scene: Scene, region: np.ndarray, box: Box, config: Config) -> Arrays:
         arrays["fills"] = np.concatenate([2 * found.pop(name) - 1 for name in FILLS])
         arrays |= found
     if config.mode == "context":
-        fills = [_fills(channel, scene, region) for channel in known]
-        together = np.concatenate([np.stack(kind) for kind in zip(*fills, strict=True)])
-        arrays["fills"] = crop(together.astype(np.float32), box, BACKGROUND)
+        arrays["fills"] = crop(scene.fills(region, known), box, BACKGROUND)
         seen = reflect(~scene.hole, scene.axis_sum, fill=False)
         arrays["reflected"] = crop(seen[None].astype(np.float32), box, 0)
         arrays["places"] = _places(scene, box, 2**config.wavelet_levels)

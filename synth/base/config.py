@@ -22,6 +22,8 @@ from typing import Any, Literal, TypeVar
 from synth.base.errors import SynthError
 
 T = TypeVar("T")
+INFINITY = float("inf")
+MOST_NUMBERS = 16
 
 
 def did_you_mean(word: str, options: Iterable[str]) -> str:
@@ -57,6 +59,16 @@ def require_known(cls: type, keys: Iterable[str]) -> None:
     for key in keys:
         if key not in names:
             raise SynthError(f"unknown setting '{key}'", hint=did_you_mean(key, names))
+
+
+def require_between(config: Any, **ranges: tuple[float, float]) -> None:
+    """Refuse a setting outside its range; of a tuple, each number and more than `MOST_NUMBERS`."""
+    for name, (least, most) in ranges.items():
+        value = getattr(config, name)
+        numbers = value if isinstance(value, tuple | list) else (value,)
+        if not all(least <= number <= most for number in numbers) or len(numbers) > MOST_NUMBERS:
+            span = f"at least {least:g}" if most == INFINITY else f"from {least:g} to {most:g}"
+            raise SynthError(f"{name} = {value}", hint=f"{name} is {span}")
 
 
 def coerce(value: Any, kind: Any, name: str) -> Any:

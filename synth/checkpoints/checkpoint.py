@@ -172,8 +172,15 @@ def load(path: str | Path, *, device: str | torch.device = "cpu") -> Checkpoint:
     config = from_dict(family.config.load(), metadata["config"])
     tensors = decompress(load_file(file))
     build = family.build.load()
-    with torch.device("meta"):  # costs no memory, whatever the settings claim
-        require_same_shapes(build(config), tensors, name=str(file))
+    try:
+        with torch.device("meta"):  # costs no memory, whatever the settings claim
+            expected = build(config)
+    except (RuntimeError, ValueError, TypeError, AssertionError) as error:
+        raise SynthError(
+            f"{file}: its settings make no network: {first_line(error)}",
+            hint="the file is damaged; copy it again",
+        ) from error
+    require_same_shapes(expected, tensors, name=str(file))
     with torch.random.fork_rng(devices=[]):  # the initial weights are overwritten: draw nothing
         model = build(config)
     load_strictly(model, tensors, name=str(file))

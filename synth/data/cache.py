@@ -99,10 +99,7 @@ class CaseData(Generic[C]):
 
 
 def _read(folder: Path) -> Arrays:
-    files = sorted(folder.glob("*.npy"))
-    if not files:
-        raise EOFError(f"{folder} is empty")
-    return {p.stem: np.load(p, mmap_mode="r") for p in files}
+    return {p.stem: np.load(p, mmap_mode="r") for p in sorted(folder.glob("*.npy"))}
 
 
 def _key(name: str, recipe: str) -> str:

@@ -132,7 +132,7 @@ def read_kept(path: Path) -> dict[str, str]:
     file = path / KEPT if path.is_dir() else path
     values = read_json(file, KeptFile)
     if values["format"] != FORMAT:
-        raise SynthError(f"{file}: format {values['format']}", hint=f"this version reads {FORMAT}")
+        raise SynthError(f"{file}: format {values['format']}, this version reads {FORMAT}")
     return values["kept"]
 
 

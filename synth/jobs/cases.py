@@ -91,16 +91,20 @@ class Output:
 
     def is_done(self) -> bool:
         """Say whether the output is there; what its record does not vouch for is made again."""
+        self.require_ours()
         if self.record is None or not self.path.exists():
             return self.path.exists()
-        if not self.record.exists():
-            raise SynthError(f"{self.path} is there, and `synth` did not write it", hint=ELSEWHERE)
         record = self.read_record()
         if record is None:
             return False
         files, out = record.get("outputs"), self.record.parents[1]
         ours = files is None or (bool(files) and all((out / name).exists() for name in files))
         return ours or bool(record.get("gave_up"))
+
+    def require_ours(self) -> None:
+        """Refuse to touch a file that has no record."""
+        if self.record is not None and self.path.exists() and not self.record.exists():
+            raise SynthError(f"{self.path} is there, and `synth` did not write it", hint=ELSEWHERE)
 
     def read_record(self) -> Record | None:
         """Return the record of what is there, None for a damaged one; refuse other settings."""
@@ -157,6 +161,7 @@ def run_cases(
     """
     if force:
         for output in [output for case in cases for output in outputs(case)]:
+            output.require_ours()
             unlink(output.path)
     missing = [case for case in cases if not _is_done(outputs(case))]
     names = {name(case) for case in missing}

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from synth.base.config import INFINITY, require_between
 from synth.base.errors import SynthError
 
 MAY_CHANGE = frozenset(
@@ -12,11 +13,13 @@ MAY_CHANGE = frozenset(
     | {"max_seconds", "patience"}
 )
 """Settings that a resumed run may change without becoming another run."""
-AT_LEAST_ONE = ("steps", "batch_size", "accumulate", "log_every", "plateau_validations")
-NOT_NEGATIVE = (
-    *("clip_norm", "warmup_steps", "validate_every", "preview_every", "save_every"),
-    *("workers", "max_seconds", "seed", "decay_every", "patience"),
-)
+RANGES = {
+    **dict.fromkeys(("steps", "log_every", "plateau_validations"), (1, INFINITY)),
+    **dict.fromkeys(("warmup_steps", "validate_every", "preview_every"), (0, INFINITY)),
+    **dict.fromkeys(("save_every", "seed", "decay_every", "patience"), (0, INFINITY)),
+    **dict.fromkeys(("clip_norm", "max_seconds"), (0, INFINITY)),
+    "batch_size": (1, 65_536), "accumulate": (1, 65_536), "workers": (0, 1024),
+}  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,13 +71,7 @@ class TrainConfig:
     """Stop cleanly after this wall time, to be resumed by the same command; 0 sets no limit."""
 
     def __post_init__(self) -> None:
-        for least, names in ((1, AT_LEAST_ONE), (0, NOT_NEGATIVE)):
-            for name in names:
-                value = getattr(self, name)
-                if not value >= least:
-                    raise SynthError(
-                        f"{name} = {value} is too small", hint=f"{name} is at least {least}"
-                    )
+        require_between(self, **RANGES)
         if not 0 <= self.ema_decay < 1:
             raise SynthError(
                 f"ema_decay = {self.ema_decay} is not in [0, 1)", hint="0.999 is a good start"
