@@ -15,6 +15,7 @@ from typing import Any, NotRequired, TypedDict, cast
 
 from synth.base.errors import SynthError
 from synth.base.files import read_json
+from synth.base.patient_marks import are_foreign
 from synth.data.case import MODALITIES, Case
 from synth.data.split import (
     TRAIN_ONLY,
@@ -119,7 +120,9 @@ class Provenance:
         donors = [Case(id=name, files={}) for name in record["source"].get("donors", ())]
         marks = [*(record.get("patients") or ()), *patient_marks(donors)]
         found = find_folds(self.split, marks)
-        if record.get("unmarked", True):  # an older record does not tell of the label map's model
+        if record.get("unmarked", True) or are_foreign(
+            marks
+        ):  # an older record does not tell of the label map's model
             if self.held_out is None:
                 return None
             found |= set(self.split.folds) - {self.held_out}

@@ -96,7 +96,7 @@ def test_evaluate_has_sub_verbs_with_options_of_their_own(
         (["inpaint", "x", "--stesp", "5"], "did you mean --steps?"),
         (["check", "-x"], "unknown argument -x"),
         (["inpaint", "x"], "required: -o/--out"),
-        (["check", "/no/such/folder"], "no such folder"),
+        (["check", "/no/such/folder"], "no such file or folder"),
         (["check"], "required: DATA_DIR"),
         (["phantom", "x", "--size", "medium"], "invalid choice"),
         (["check", ".", "--scheme", "brats23"], "did you mean brats2023?"),

@@ -187,9 +187,9 @@ def test_one_bad_truth_is_one_line_too(
     ("more", "message"),
     [
         (["EMPTY", "TRUTH"], "no label maps"),
-        (["NOWHERE", "TRUTH"], "no such folder"),
+        (["NOWHERE", "TRUTH"], "no such"),
         (["PRED", "EMPTY"], "no case found"),
-        (["PRED", "NOWHERE"], "no such folder"),
+        (["PRED", "NOWHERE"], "no such"),
         (["PRED", "SCANS"], "no label maps"),
         (["OTHERS", "TRUTH"], "none of 4 cases could be judged"),
         (["PRED", "TRUTH", "--scheme", "brats2032"], "unknown label scheme"),

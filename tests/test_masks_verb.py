@@ -112,7 +112,7 @@ def without_tumours(data: Path) -> None:
         (None, ["--only-generated"], "give one of them"),
         (None, ["--only-real-seg", "yes"], "invalid choice: 'yes'"),
         (lambda data: shutil.copytree(data / GOOD, data / "x"), [], f"id {GOOD} occurs twice"),
-        (shutil.rmtree, [], "no such folder"),
+        (shutil.rmtree, [], "no such file or folder"),
     ],
 )  # fmt: skip
 def test_what_cannot_work_is_said_before_anything_is_made(

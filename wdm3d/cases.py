@@ -8,10 +8,12 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from synth.base.devices import pick
@@ -19,14 +21,30 @@ from synth.base.errors import SynthError
 from synth.base.files import file_hash
 from synth.base.manifest import manifest
 from synth.checkpoints.checkpoint import Checkpoint
-from synth.data.case import Case, discover, guess_scheme, require_unique, split_name
+from synth.data.brain import LARGEST_BRAIN_ML
+from synth.data.case import (
+    MODALITIES,
+    Case,
+    discover,
+    guess_scheme,
+    is_real,
+    require_unique,
+    split_name,
+)
 from synth.data.labels import region
+from synth.data.prepare import brain_mask
 from synth.data.tumour_mask import dilated_tumour
 from synth.data.volume import Volume
 from synth.jobs.cases import Output, run_cases, write_record
 from synth.training.log import counted
 from wdm3d.config import SamplerOptions
 from wdm3d.generate import inpaint, load
+
+THICK_SLICES = 3.0
+"""Of the model's voxel size: thicker ones hold no detail that it could continue."""
+MANY_DARK = 0.02
+"""Share of voxels darker than the air at the scan's edge."""
+log = logging.getLogger(__name__)
 
 
 def case_of(
@@ -35,7 +53,8 @@ def case_of(
     """Return the case of a single scan; its id, which seeds the draws, is read off the name."""
     named = split_name(scan)
     case_id = named[0] if named else scan.name.removesuffix(".gz").removesuffix(".nii")
-    files = {"t1n": scan} | {role: p for role, p in (("mask", mask), ("seg", seg)) if p}
+    role = named[1] if named and named[1] in (*MODALITIES, "voided") else "t1n"
+    files = {role: scan} | {role: p for role, p in (("mask", mask), ("seg", seg)) if p}
     case = Case(id=case_id, files=files)
     return case.with_scheme(guess_scheme(case_id) if scheme == "auto" else scheme)
 
@@ -100,8 +119,14 @@ def paint_cases(
         return [Output(path=path(case, contrasts[0]), record=record(case), settings=settings,
                        inputs=lambda: sources_of(case, contrasts))]  # fmt: skip
 
+    doubts: set[str] = set()
+
     def paint(case: Case) -> str:
         image = scans_of(case, contrasts)
+        for doubt in find_doubts(case, image, loaded):
+            if doubt not in doubts:  # once for all cases
+                log.warning("%s: %s", case.id, doubt)
+            doubts.add(doubt)
         result = inpaint(
             image, hole_of(case, image), model=loaded, seed=seed, options=options, name=case.id,
             brain=arguments.get("brain"),
@@ -117,6 +142,25 @@ def paint_cases(
         return f"{counts}{brain}, {facts['seconds']} s"
 
     return run_cases(cases, paint, outputs, force=force)
+
+
+def find_doubts(case: Case, image: Volume, model: Checkpoint) -> list[str]:
+    """Return what a scan has that the model does not know: its answer may be worse than usual."""
+    config, found = model.config, []
+    thickest = max(image.spacing_mm)
+    if thickest > THICK_SLICES * config.spacing_mm:
+        found.append(f"slices of {thickest:.3g} mm, the model works at {config.spacing_mm:g} mm")
+    if model.metadata.get("phantoms") and is_real(case):
+        found.append("the model was trained on made-up brains only (synth phantom)")
+    if config.mode == "guided":  # knows any contrast, and finds the brain
+        return found
+    inside = brain_mask(image)
+    if inside.sum() * image.voxel_ml > LARGEST_BRAIN_ML:
+        found.append("the scan seems to have its skull, the model knows brains alone")
+    edge = np.concatenate([image.data[0][[0, -1]].ravel(), image.data[0][:, [0, -1]].ravel()])
+    if (image.data[0] < np.median(edge)).mean() > MANY_DARK:
+        found.append("voxels darker than air: was it normalised? The model expects air darkest")
+    return found
 
 
 class Inpainter:

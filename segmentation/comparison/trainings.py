@@ -39,6 +39,7 @@ from synth.base.config import to_dict
 from synth.base.devices import pick
 from synth.base.errors import SynthError
 from synth.base.files import read_json, write_json
+from synth.base.patient_marks import are_foreign
 from synth.base.seeding import mix
 from synth.checkpoints.checkpoint import read_metadata
 from synth.data.cache import ArrayCache
@@ -251,10 +252,10 @@ def _require_unseen(comparison: Comparison) -> None:
     if not start:
         return
     marks = read_metadata(start).get("patients")
-    if marks is None:
-        log.warning("%s does not list its patients: make sure that none of them is tested", start)
-        return
-    if tested := find_folds(comparison.split, marks) & comparison.cohorts.keys():
+    if marks is None or are_foreign(marks):
+        how = "does not list its patients" if marks is None else "marks them with another key"
+        log.warning("%s %s: make sure that none of them is tested", start, how)
+    if tested := find_folds(comparison.split, marks or ()) & comparison.cohorts.keys():
         raise SynthError(
             f"{start} was trained on patients of fold {min(tested)}, which is tested: a leak",
             hint="begin from weights that have seen none of them, or test other folds (--folds)",

@@ -8,6 +8,9 @@ from json import dumps
 from pathlib import Path
 from typing import Literal
 
+MOST_NAMED = 5
+"""Files that `check` names one by one."""
+
 
 def phantom(
     out: Path,
@@ -51,13 +54,14 @@ def check(
         split: check only the cases of this split (JSON).
         json: print one JSON document instead of lines.
     """
-    from synth.data.case import discover
+    from synth.data.case import discover, find_unrecognised
     from synth.data.check import check as examine
     from synth.data.split import read_split
     from synth.training.log import counted
 
+    odd: list[Path] = []
     if split is None:
-        cases = discover(data_dir, scheme=scheme)
+        cases, odd = discover(data_dir, scheme=scheme), find_unrecognised(data_dir)
     else:
         listed = read_split(split, data_dir)
         cases = [entry.case for entry in (*listed.training, *listed.testing)]
@@ -69,8 +73,13 @@ def check(
     bad = [f.id for f in findings if not f.ok]
     if json:
         rows = [dataclasses.asdict(f) | {"ok": f.ok} for f in findings]
-        print(dumps({"cases": rows, "bad": bad}, indent=1))
+        unrecognised = [str(path) for path in odd]
+        print(dumps({"cases": rows, "bad": bad, "unrecognised": unrecognised}, indent=1))
     else:
+        for path in odd[:MOST_NAMED]:
+            print(f"{path.relative_to(data_dir)}: not read: no naming fits its name")
+        if len(odd) > MOST_NAMED:
+            print(f"… and {len(odd) - MOST_NAMED} more files")
         total = counted(len(findings), "case")
         print(f"{total}, {len(findings) - len(bad)} ok, {len(bad)} with problems")
     return 2 if bad else 0

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -11,7 +13,9 @@ from synth.jobs.cases import BatchOptions
 
 if TYPE_CHECKING:
     from synth.data.case import Case
-    from wdm3d.config import SamplerOptions
+    from wdm3d.config import Config, SamplerOptions
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,7 +111,7 @@ def inpaint(
     arguments = {"model": str(model), "device": device} | ({"brain": brain} if brain else {})
     failed = paint_cases(
         cases, out, loaded, options.suited_to(loaded.config),
-        contrasts=contrasts or loaded.config.modalities, seed=seed, arguments=arguments,
+        contrasts=contrasts or _contrasts(cases, loaded.config), seed=seed, arguments=arguments,
         force=batch.force,
     )  # fmt: skip
     return 2 if failed else 0
@@ -126,10 +130,26 @@ def _sampler_options(draws: PaintOptions) -> SamplerOptions:
     return SamplerOptions(estimate=estimate, samples=draws.samples, **given)
 
 
+def _contrasts(cases: Sequence[Case], config: Config) -> tuple[str, ...]:
+    """Return the model's contrasts; of a single scan of another contrast, that one."""
+    from synth.data.case import MODALITIES
+
+    own = [role for role in MODALITIES if cases and role in cases[0].files]
+    if len(cases) == 1 and len(own) == 1 and own[0] not in config.modalities:
+        if config.mode == "guided":
+            return tuple(own)
+        log.warning("the model knows %s, the scan is %s", ", ".join(config.modalities), own[0])
+    return config.modalities
+
+
 def _cases(data: Path, mask: Path | None, seg: Path | None, scheme: str) -> list[Case]:
     from synth.data.case import discover, require_unique
     from wdm3d.cases import case_of
 
+    if mask is not None and seg is not None:
+        raise SynthError("--mask and --seg", hint="give one of them: what to paint")
+    if not data.exists():
+        raise SynthError(f"{data}: no such file or folder", hint="check the path and its spelling")
     if mask is None and seg is None:
         if data.is_file():
             raise SynthError(f"{data}: no mask", hint="--mask or --seg says where to paint")

@@ -62,6 +62,7 @@ def train(
 
     from synth.base.devices import pick
     from synth.base.seeding import mix
+    from synth.data.case import is_real
     from synth.data.split import data_hash, patient_marks
     from synth.training.loop import train as run
     from synth.training.run_state import require_same_run
@@ -72,6 +73,7 @@ def train(
     describe = {
         "family": family, "preset": preset, "config": config,
         "data_hash": data_hash([*training, *held_out]), "patients": patient_marks(training),
+        "phantoms": bool(training) and not any(map(is_real, training)),
         "command": training_command(words, settings),
     }  # fmt: skip
     require_same_run(folder, describe)

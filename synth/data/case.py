@@ -24,12 +24,14 @@ MASKS = ("mask", "healthy", "unhealthy")
 ROLES = (*MODALITIES, "seg", "voided", *MASKS)
 
 # What follows the case id in a file name → role. BraTS 2023+ (GLI, SSA, PED, MEN, MET …) writes
-# `<id>-t1n.nii.gz`; BraTS ≤ 2021 `<id>_t1ce.nii.gz`; Local-Synthesis adds the masks.
+# `<id>-t1n.nii.gz`; BraTS ≤ 2021 `<id>_t1ce.nii.gz`; Local-Synthesis adds the masks; others write
+# capitals and Gd.
 SUFFIXES = {
     "-t1n": "t1n", "-t1c": "t1c", "-t2w": "t2w", "-t2f": "t2f", "-seg": "seg",
     "-t1n-voided": "voided", "-mask": "mask",
     "-mask-healthy": "healthy", "-mask-unhealthy": "unhealthy",
     "_t1": "t1n", "_t1ce": "t1c", "_t2": "t2w", "_flair": "t2f", "_seg": "seg",
+    "_t1n": "t1n", "_t1c": "t1c", "_t1gd": "t1c", "_t2w": "t2w", "_t2f": "t2f", "_mask": "mask",
 }  # fmt: skip
 # Med-DDPM keeps one folder a modality, the same file name (more or less) in each.
 FOLDERS = {"t1": "t1n", "t1ce": "t1c", "t2": "t2w", "flair": "t2f", "seg": "seg", "mask": "seg"}
@@ -124,7 +126,7 @@ def split_name(path: Path) -> tuple[str, str] | None:
         return None
     stem = path.name[: -len(ending)]
     for suffix in _BY_LENGTH:
-        if stem.endswith(suffix) and len(stem) > len(suffix):
+        if stem.lower().endswith(suffix) and len(stem) > len(suffix):
             return stem[: -len(suffix)], SUFFIXES[suffix]
     role = FOLDERS.get(path.parent.name)
     return (stem, role) if role else None
@@ -135,7 +137,7 @@ def discover(root: Path, *, scheme: str = "auto") -> list[Case]:
     if scheme != "auto":
         scheme_regions(scheme)
     if not root.exists():
-        raise SynthError(f"{root}: no such folder", hint="check the path and its spelling")
+        raise SynthError(f"{root}: no such file or folder", hint="check the path and its spelling")
     found: dict[str, dict[str, list[Path]]] = {}
     paths = [root] if root.is_file() else visible_files(root, "*.nii*")
     for path in paths:
@@ -158,12 +160,24 @@ def discover(root: Path, *, scheme: str = "auto") -> list[Case]:
     ]
 
 
+def find_unrecognised(root: Path) -> list[Path]:
+    """Return the NIfTI files below a folder whose names fit no naming."""
+    found = visible_files(root, "*.nii*") if root.is_dir() else []
+    return [p for p in found if p.name.endswith(_ENDINGS) and not split_name(p)]
+
+
 def _unnamed(paths: Sequence[Path]) -> str:
     """Say which files were there, all with names that fit no naming."""
     odd = [p.name for p in paths if p.name.endswith(_ENDINGS) and not p.name.startswith(".")]
     if len(odd) < 2:
         return f": 1 NIfTI file, with no name it knows: {odd[0]}" if odd else ""
     return f": {len(odd)} NIfTI files, none with a name it knows, e.g. {odd[0]}"
+
+
+def is_real(case: Case) -> bool:
+    """Say whether a case is neither a made-up patient of `synth phantom` nor made from one."""
+    beside = (path.parent.glob("*-phantom.json") for path in case.files.values())
+    return not case.is_made and not any(map(any, beside))
 
 
 def require_file_name(case_id: str, where: str) -> None:

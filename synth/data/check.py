@@ -50,8 +50,15 @@ def check(cases: Sequence[Case]) -> Iterator[Finding]:
     counts = Counter(role for c in cases for role in c.files)
     expected = [r for r, n in counts.items() if n >= COMMON * len(cases)]
     ids = Counter(c.id for c in cases)
+    alike = Counter(name.lower() for name in ids)
     for case in cases:
         errors = [occurs_twice(case)] if ids[case.id] > 1 or case.duplicates else []
+        if alike[case.id.lower()] > 1:
+            hint = "some file systems take them for one: rename it"
+            errors.append(SynthError("its id differs from another's in capitals alone", hint=hint))
+        if not {*MODALITIES, "voided"} & case.files.keys():
+            hint = "names of scans end in -t1n.nii.gz, _t1ce.nii.gz …"
+            errors.append(SynthError(f"no scan, only {', '.join(case.files)}", hint=hint))
         errors += [
             SynthError(f"no {role} file", hint="most cases have one; add it or remove the case")
             for role in expected

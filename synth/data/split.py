@@ -18,6 +18,7 @@ import numpy as np
 
 from synth.base.errors import SynthError, first_line
 from synth.base.files import read_json, write_json
+from synth.base.patient_marks import mark, marks_of
 from synth.data.case import (
     MODALITIES,
     Case,
@@ -173,7 +174,7 @@ def read_split(path: Path, root: Path | None = None) -> Split:
         )
     }
     _require_root(path, root, [*lists["training"], *lists["testing"]])
-    # The augmented file of the inpainting solution lists a patient once per invented mask.
+    _require_one_patient_an_id(path, [*lists["training"], *lists["testing"]])
     return Split(**lists)
 
 
@@ -203,8 +204,8 @@ def data_hash(cases: Iterable[Case]) -> str:
 
 
 def patient_marks(cases: Iterable[Case]) -> list[str]:
-    """Return a short mark of each patient, in place of a name, that weights can hold."""
-    return sorted({hashlib.blake2b(c.patient.encode(), digest_size=6).hexdigest() for c in cases})
+    """Return the mark of each patient, which weights hold in place of a name."""
+    return sorted({mark(c.patient) for c in cases})
 
 
 def find_folds(split: Split, marks: Iterable[str]) -> set[int]:
@@ -213,7 +214,7 @@ def find_folds(split: Split, marks: Iterable[str]) -> set[int]:
     return {
         e.fold
         for e in split.training
-        if e.fold is not None and e.fold >= 0 and known & set(patient_marks([e.case]))
+        if e.fold is not None and e.fold >= 0 and known & marks_of(e.case.patient)
     }
 
 
@@ -314,6 +315,23 @@ def _require_root(split: Path, root: Path, entries: Sequence[Entry]) -> None:
         raise SynthError(
             f"{split}: its paths are not relative to {root}", hint=f"give {found[0]} as the data"
         )
+
+
+def _require_one_patient_an_id(path: Path, entries: Sequence[Entry]) -> None:
+    """Refuse an id with two scans: they would be taken for one patient.
+
+    The augmented file of the inpainting solution lists a scan once for each invented mask.
+    """
+    scans: dict[str, set[Path]] = {}
+    for entry in entries:
+        files = entry.case.files
+        own = {files[role] for role in (*MODALITIES, "voided") if role in files}
+        own = own or {*files.values()}
+        if own.isdisjoint(scans.setdefault(entry.case.id, own)):
+            raise SynthError(
+                f"{path}: case id {entry.case.id} stands for different scans",
+                hint='give each entry an id of its own: "case": "…"',
+            )
 
 
 def _inside(text: str, root: Path, where: str) -> Path:

@@ -22,6 +22,8 @@ from synth.base.files import atomic_path
 MAX_VOXELS = 2**27  # 512³; a larger claim is a broken header, not a brain
 DEFLATE_LIMIT = 1032
 """No byte of gzip holds more bytes than this: a larger claim cannot be true."""
+PLACE_FIELDS = ("qform_code", "sform_code", "quatern_b", "quatern_c", "quatern_d", "qoffset_x",
+                "qoffset_y", "qoffset_z", "srow_x", "srow_y", "srow_z", "pixdim")  # fmt: skip
 EXTENT_MM = (10.0, 1000.0)
 """Of the longest edge of a scan of a head."""
 READ_ERRORS = (ImageFileError, HeaderDataError, OSError, EOFError, zlib.error, ValueError,
@@ -138,10 +140,14 @@ class Volume:
             header.set_data_dtype(data.dtype)
             header.set_slope_inter(1, 0)
             header["cal_min"], header["cal_max"] = 0, 0
-        image = nib.Nifti1Image(data, self.affine, header)
+        kind = nib.Nifti2Image if isinstance(header, nib.Nifti2Header) else nib.Nifti1Image
+        image = kind(data, self.affine, header)
         image.header.set_data_dtype(data.dtype)
         if header is None:
             image.header.set_xyzt_units("mm")
+        elif np.array_equal(header.get_best_affine(), self.affine):
+            for name in PLACE_FIELDS:  # nibabel adds an sform where there was a qform alone
+                image.header[name] = header[name]
         blob = image.to_bytes()
         with atomic_path(path) as temporary:
             packed = path.name.endswith(".gz")
