@@ -76,6 +76,8 @@ class Config:
     """Weight decay of AdamW."""
     augment: bool = True
     """Flip left-right and shift the box by up to two voxels."""
+    few_patients: bool = False
+    """Allow a mean brain of fewer than 8 patients, in which one can recognise them."""
     lora_from: str = ""
     """Fine-tune this checkpoint by LoRA: its settings are the defaults, its weights stay."""
     lora_preset: Literal["light", "full", "last_two"] = "light"

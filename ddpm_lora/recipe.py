@@ -21,6 +21,7 @@ from ddpm_lora.config import Config
 from ddpm_lora.data import SynthesisData
 from ddpm_lora.network import denoiser, schedule_of
 from ddpm_lora.state_space import ATLAS, BACKGROUND, BandStatistics, Space, space_of
+from synth.base.errors import SynthError
 from synth.base.seeding import generator
 from synth.checkpoints import checkpoint
 from synth.data.case import MODALITIES
@@ -33,6 +34,7 @@ Batch = dict[str, Tensor]
 JUDGED_AT = (-4.0, -2.0, 0.0, 2.0, 4.0)
 """Log-SNRs of the validation: the same for every objective, so that their errors compare."""
 PREVIEW_CALLS = 12
+LEAST_PATIENTS = 8  # behind a mean brain that leaves the house
 LEAST_NOISE = 0.3  # σ; below, a clean image's error must not be the whole loss
 
 
@@ -163,7 +165,17 @@ def head_of(batch: Batch) -> Tensor:
 
 
 def measure(network: nn.Module, items: SynthesisData) -> None:
-    """Give a wavelet network a cohort's mean brain, if it wants one, and the bands' statistics."""
+    """Give a wavelet network a cohort's mean brain, if it wants one, and the bands' statistics.
+
+    The mean of few brains shows each of them: fewer than `LEAST_PATIENTS` are refused.
+    """
+    patients = len({case.patient for case in items.cases})
+    if items.config.atlas and patients < LEAST_PATIENTS and not items.config.few_patients:
+        raise SynthError(
+            f"{patients} patients: the mean brain in the weights would show each of them",
+            hint=f"train on {LEAST_PATIENTS} or more; or --few-patients, and keep the weights "
+            "where the scans are",
+        )
 
     def cases() -> Iterator[tuple[Tensor, Tensor]]:
         for index in range(len(items)):

@@ -115,7 +115,7 @@ def test_an_adapter_brings_its_sites_statistics(tmp_path: Path) -> None:
 
     base = base_in(tmp_path / "base", config=replace(SMALL, atlas=True))
     write_case(tmp_path / "data", "BraTS-GLI-00001-000", seed=1)
-    config = replace(SMALL, atlas=True, lora_from=str(base), spacing_mm=1.0)
+    config = replace(SMALL, atlas=True, lora_from=str(base), spacing_mm=1.0, few_patients=True)
     items = SynthesisData(discover(tmp_path / "data"), config)
     folder = save(FineTuning(config, items=items), tmp_path / "site_b")
     own = build(replace(SMALL, atlas=True))

@@ -10,9 +10,11 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import nibabel as nib
 import numpy as np
 import torch
 
@@ -134,6 +136,9 @@ def paint_cases(
         facts, sources = result.facts, sources_of(case, contrasts)
         described = manifest("inpaint", {**arguments, **settings}, sources, **facts)
         write_record(record(case), described)
+        if arguments.get("keep_header"):
+            header = nib.load(sources[0]).header.copy()
+            result = replace(result, image=replace(result.image, header=header))
         files = save(result.spread, case, "sd") if result.spread is not None else []
         files += save(result.image, case, "inference")
         write_record(record(case), described, files)

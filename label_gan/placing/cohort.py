@@ -16,7 +16,7 @@ from label_gan.placing.location_prior import heat_map
 from label_gan.placing.place_lesions import MaskOptions, make_case, measure
 from synth.base.errors import SynthError
 from synth.base.files import atomic_folder, file_hash, read_json
-from synth.base.manifest import manifest
+from synth.base.manifest import manifest, short_path
 from synth.data.case import Case, split_name
 from synth.data.split import TRAIN_ONLY, Entry, Split, patient_marks, write_split
 from synth.jobs.cases import Output, run_cases, write_record
@@ -57,7 +57,12 @@ class CohortWriter:
             self.pools[fold] = pool
         self.heat = {f: heat_map(pool.donors) for f, pool in self.pools.items()} if prior else {}
         model = shapes["model"]
-        self.arguments = {**vars(options), **shapes, "prior": prior, "model": str(model)}
+        self.arguments = {
+            **vars(options),
+            **shapes,
+            "prior": prior,
+            "model": short_path(model) if model else "None",
+        }
         self.trained_on: Sequence[str] | None = None
         """Marks of the shape model's training patients; None: unknown."""
         if model is not None:

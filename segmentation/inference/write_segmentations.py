@@ -20,7 +20,7 @@ from segmentation.inference.ensemble import weight_table
 from segmentation.inference.segment import SegmentOptions, load_scans, segment
 from synth.base.config import to_dict
 from synth.base.files import file_hash
-from synth.base.manifest import manifest
+from synth.base.manifest import manifest, short_path
 from synth.checkpoints.checkpoint import Checkpoint
 from synth.data.case import MODALITIES, Case, require_unique, split_name
 from synth.data.labels import REGIONS, from_regions
@@ -70,7 +70,7 @@ class CaseWriter:
         found = segment(scans, models=self.models, options=self.options, scheme=case.scheme)
         described = manifest(
             "segment", self.settings(case), _sources(case), ml=found.ml, seconds=found.seconds,
-            model_paths=[str(model.path) for model in self.models],
+            model_paths=[short_path(model.path) for model in self.models],
         )  # fmt: skip
         record, files = self.out / "records" / f"{case.id}.json", []
         write_record(record, described)

@@ -35,11 +35,19 @@ def git_commit() -> str | None:
     return answer.stdout.strip() or None
 
 
+def short_path(path: str | Path) -> str:
+    """Return a path as records hold it: not where it lies on this computer, which names users."""
+    path = Path(path)
+    if path.is_absolute() and path.is_relative_to(Path.cwd()):
+        path = path.relative_to(Path.cwd())
+    return str(Path("…", *path.parts[-2:])) if path.is_absolute() else str(path)
+
+
 def manifest(
     verb: str, arguments: Mapping[str, Any], inputs: Iterable[Path], **facts: Any
 ) -> dict[str, Any]:
     """Assemble the record of one output; `facts` are measured (seconds, network calls …)."""
-    plain = {k: str(v) if isinstance(v, Path) else v for k, v in arguments.items()}
+    plain = {k: short_path(v) if isinstance(v, Path) else v for k, v in arguments.items()}
     return {
         "verb": verb,
         "arguments": plain,

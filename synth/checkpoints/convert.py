@@ -57,8 +57,10 @@ def convert(
         if own.publish_adapter is None or family not in (None, own.name):
             wanted = family or own.name
             raise SynthError(f"{source} is not a {wanted} adapter", hint="see `synth info`")
+        _require_many_patients(source)
         return own.publish_adapter.load()(source, out, base=adapter_of)
     if source.is_dir():
+        _require_many_patients(source)
         return _copy(source, Path(out), family, overrides, bits)
     weights = unwrap(read_weights(source), name=str(source))
     found, weights = recognise(weights, family, name=str(source))
@@ -77,6 +79,15 @@ def convert(
         bits=bits,
         source=source.name,
     )
+
+
+def _require_many_patients(source: Path) -> None:
+    """Refuse to hand on a mean brain in which one can recognise a patient."""
+    if checkpoint.read_metadata(source)["config"].get("few_patients"):
+        raise SynthError(
+            f"{source} holds the mean brain of few patients, which shows each of them",
+            hint="keep it where the scans are, or train on 8 or more",
+        )
 
 
 def _copy(

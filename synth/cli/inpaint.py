@@ -32,6 +32,10 @@ class PaintOptions:
     """solver of a random result [dpmpp_2m]."""
     spacing: Literal["logsnr", "karras", "uniform"] | None = None
     """how its noise levels are spaced [logsnr]."""
+    grain: bool = False
+    """add noise."""
+    keep_header: bool = False
+    """keep the header's text."""
     steps_scheduler: str | None = None
     """word of Local-Synthesis for sampler and spacing."""
 
@@ -64,7 +68,6 @@ def inpaint(
     brain: Path | None = None,
     contrasts: tuple[str, ...] = (),
     tta: bool | None = None,
-    grain: bool = False,
     draws: PaintOptions,
     trained_as: TrainedAs,
     batch: BatchOptions,
@@ -88,6 +91,7 @@ def inpaint(
         contrasts: what to paint: t1n,t2f …, with a model for any contrast; default: the model's.
         tta: average the mean over all flips of the scan; default: yes, if the model can (guided).
         grain: add noise like that of the scan; leave it out when you measure.
+        keep_header: keep free text and extensions of the scan's header, which may name a patient.
         estimate: mean: the mean of all plausible tissues; sharp: with the other side's fine detail,
             for other programs and for the eye; sample: a random one; default: the model decides.
         samples: network calls to average (mean), or random results, whose spread is written.
@@ -107,8 +111,11 @@ def inpaint(
     require_trained_as(
         loaded.config, str(model), mode=trained_as.mode, schedule=trained_as.noise_schedule
     )
-    options = replace(options, flips=None if tta is None else 3 * tta, grain=grain)
-    arguments = {"model": str(model), "device": device} | ({"brain": brain} if brain else {})
+    options = replace(options, flips=None if tta is None else 3 * tta, grain=draws.grain)
+    arguments: dict[str, Any] = {"model": model, "device": device} | (
+        {"brain": brain} if brain else {}
+    )
+    arguments |= {"keep_header": True} if draws.keep_header else {}
     failed = paint_cases(
         cases, out, loaded, options.suited_to(loaded.config),
         contrasts=contrasts or _contrasts(cases, loaded.config), seed=seed, arguments=arguments,

@@ -24,6 +24,7 @@ DEFLATE_LIMIT = 1032
 """No byte of gzip holds more bytes than this: a larger claim cannot be true."""
 PLACE_FIELDS = ("qform_code", "sform_code", "quatern_b", "quatern_c", "quatern_d", "qoffset_x",
                 "qoffset_y", "qoffset_z", "srow_x", "srow_y", "srow_z", "pixdim")  # fmt: skip
+TEXT_FIELDS = {"descrip", "aux_file", "db_name", "intent_name"}
 EXTENT_MM = (10.0, 1000.0)
 """Of the longest edge of a scan of a head."""
 READ_ERRORS = (ImageFileError, HeaderDataError, OSError, EOFError, zlib.error, ValueError,
@@ -39,7 +40,7 @@ class Volume:
     affine: np.ndarray
     """(4, 4) float64, voxel to world (mm)."""
     header: nib.Nifti1Header | None = None
-    """The header of the file it was read from; kept so that the output carries it."""
+    """The header of the file it was read from, without free text; the output carries it."""
 
     def __post_init__(self) -> None:
         assert self.data.ndim == 4, f"Volume wants (C, X, Y, Z), got {self.data.shape}"
@@ -97,7 +98,7 @@ class Volume:
             raise SynthError(
                 f"{path}: {count} voxels are NaN or Inf", hint="replace them, e.g. by 0, and retry"
             )
-        return cls(data=data[None], affine=_affine(image, path), header=image.header.copy())
+        return cls(data=data[None], affine=_affine(image, path), header=_without_text(image.header))
 
     @classmethod
     def load_mask(cls, path: str | Path) -> Volume:
@@ -153,6 +154,15 @@ class Volume:
             packed = path.name.endswith(".gz")
             temporary.write_bytes(gzip.compress(blob, 1, mtime=0) if packed else blob)
         return path
+
+
+def _without_text(header: nib.Nifti1Header) -> nib.Nifti1Header:
+    """Return a header without free text and extensions, which may name a patient."""
+    clean = header.copy()
+    for name in TEXT_FIELDS & {*clean.keys()}:
+        clean[name] = b""
+    clean.extensions.clear()
+    return clean
 
 
 def _read(path: Path) -> tuple[nib.Nifti1Pair, np.ndarray]:

@@ -178,7 +178,9 @@ def _scans(plan: Plan, fold: str, model: Sequence[str], pool: Sequence[str]) -> 
     words = ("masks", root, "--kind", "tumour", "--split", rest, "--out", tumours, *model)
     words += ("--per-case", str(preset.tumours))
     yield Stage("tumours", (*words, *pool, *device), "place tumours in brains of the other folds")
-    words = ("train", "ddpm_lora", "--data", root, "--split", rest, "--out", lora)
+    # The weights stay in the study's folder; `synth convert` refuses to hand those of few on.
+    words = ("train", "ddpm_lora", "--data", root, "--split", rest, "--out", lora,
+             "--few-patients")  # fmt: skip
     if plan.base is None:
         words += ("--preset", preset.preset, *preset.training["ddpm_lora"])
         yield Stage("ddpm_lora", words + device, "learn scans from label maps")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import socket
 import sys
 import time
 from collections.abc import Mapping
@@ -128,7 +129,9 @@ class RunLog:
             # The steps past it will be taken and logged again.
             kept = [r for r in read_metrics(self.path) if r["step"] <= resumed_step]
             write_text(self.path, "".join(json.dumps(r) + "\n" for r in kept))
-        self.board = SummaryWriter(str(folder / "tensorboard"), purge_step=resumed_step + 1)
+        self.folder = folder / "tensorboard"
+        _forget_host(self.folder)
+        self.board = SummaryWriter(str(self.folder), purge_step=resumed_step + 1)
 
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
         """Append one line: {"step": …, name: value, …}; a NaN becomes null, as JSON has none."""
@@ -148,6 +151,13 @@ class RunLog:
 
     def __exit__(self, *error: object) -> None:
         self.board.close()
+        _forget_host(self.folder)
+
+
+def _forget_host(folder: Path) -> None:
+    """Take the computer's name out of the names of TensorBoard's files, once nobody writes them."""
+    for path in folder.glob(f"*.{socket.gethostname()}.*"):
+        path.rename(folder / path.name.replace(f".{socket.gethostname()}.", "."))
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:

@@ -95,10 +95,11 @@ SLOW = {
     "train alpha": f"train label_gan --data cohort --out alpha --preset alpha {SMALL}",
     "train wdm3d": f"train wdm3d --data cohort --out wdm {SMALL}",
     "train wdm3d default": f"train wdm3d --data cohort --out default --mode default {SMALL}",
-    "train ddpm_lora": f"train ddpm_lora --data cohort --out ddpm {SMALL}",
+    "train ddpm_lora": f"train ddpm_lora --data cohort --out ddpm --few-patients {SMALL}",
     "train pixel": "train ddpm_lora --data cohort --out pixel --space pixel --no-atlas "
     f"--crop 32,32,32 {SMALL}",
-    "train lora": f"train ddpm_lora --data cohort --out lora --lora-from weights/ddpm_lora {SMALL}",
+    "train lora": "train ddpm_lora --data cohort --out lora --few-patients "
+    f"--lora-from weights/ddpm_lora {SMALL}",
     "inpaint default": "inpaint cohort -o by_default --model default --estimate sample --steps 2 "
     "--end 1 --device cpu",
     "segment": "segment cohort -o segmented --models seg --end 2 --device cpu",
