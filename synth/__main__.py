@@ -31,6 +31,9 @@ def main() -> int:
         code = code or 2
     for number in stopping.SIGNALS:  # all is done: nothing is left to stop
         signal.signal(number, signal.SIG_IGN)
+    if code in stopping.STOPPED:
+        sys.stderr.flush()
+        os._exit(code)  # Python itself would exit as killed where Ctrl-C met an exec()
     return code
 
 

@@ -91,6 +91,9 @@ def deltas(adapter: Adapter, base: Mapping[str, Tensor]) -> Iterator[tuple[str, 
         yield name, tensor.double() - base[name].double().cpu()
 
 
+MOST_ALPHA = 1e6
+
+
 def _scaling(settings: Mapping[str, Any], layer: str, rank: int) -> float:
     """α/r, or α/√r where the adapter says so; patterns as peft matches them."""
     alpha = settings.get("lora_alpha", 8)
@@ -100,9 +103,15 @@ def _scaling(settings: Mapping[str, Any], layer: str, rank: int) -> float:
                 f"the adapter's alpha_pattern {pattern!r} repeats a group",
                 hint="write the names of its layers out",
             )
-        if re.fullmatch(rf"(?:.*\.)?(?:{pattern})", layer):
+        try:
+            found = re.fullmatch(rf"(?:.*\.)?(?:{pattern})", layer)
+        except (re.error, OverflowError, RecursionError) as error:
+            raise SynthError(f"the adapter's alpha_pattern {pattern!r}: {error}") from error
+        if found:
             alpha = value
             break
+    if not 0 <= alpha < MOST_ALPHA:
+        raise SynthError(f"the adapter's lora_alpha is {alpha}", hint="the file is damaged")
     return alpha / math.sqrt(rank) if settings.get("use_rslora") else alpha / rank
 
 

@@ -28,7 +28,7 @@ TEXT_FIELDS = {"descrip", "aux_file", "db_name", "intent_name"}
 EXTENT_MM = (10.0, 1000.0)
 """Of the longest edge of a scan of a head."""
 READ_ERRORS = (ImageFileError, HeaderDataError, OSError, EOFError, zlib.error, ValueError,
-               OverflowError, MemoryError)  # fmt: skip
+               OverflowError, MemoryError, LookupError)  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -92,7 +92,8 @@ class Volume:
     def load(cls, path: str | Path) -> Volume:
         """Read an image as float32; NaN and Inf are refused."""
         image, values = _read(Path(path))
-        data = values.astype(np.float32)
+        with np.errstate(over="ignore"):  # what becomes infinite is refused below
+            data = values.astype(np.float32)
         if not np.isfinite(data).all():
             count = int((~np.isfinite(data)).sum())
             raise SynthError(
@@ -176,7 +177,8 @@ def _read(path: Path) -> tuple[nib.Nifti1Pair, np.ndarray]:
         shape = _spatial_shape(image.shape, path)
         _require_scalars(image, path)
         _require_room(image, path)
-        values = np.asanyarray(image.dataobj)
+        with np.errstate(all="ignore"):
+            values = np.asanyarray(image.dataobj)
     except READ_ERRORS as error:
         raise SynthError(
             f"{path}: cannot be read as NIfTI: {first_line(error)}",
@@ -228,7 +230,10 @@ def _affine(image: nib.Nifti1Pair, path: str | Path) -> np.ndarray:
             f"{path}: the affine is singular or not finite",
             hint="repair the header's sform or qform",
         )
-    unit = image.header.get_xyzt_units()[0]
+    try:
+        unit = image.header.get_xyzt_units()[0]
+    except LookupError:
+        unit = "unknown unit"
     if unit not in ("mm", "unknown"):
         raise SynthError(f"{path}: lengths in {unit}s", hint="convert the header to millimetres")
     longest = max(np.linalg.norm(affine[:3, :3], axis=0) * image.shape[:3])

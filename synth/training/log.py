@@ -41,6 +41,7 @@ def configure(*, verbose: bool = False) -> None:
     but the first speak of warnings alone.
     """
     level = logging.DEBUG if verbose else logging.INFO
+    logging.getLogger("nibabel.global").setLevel(logging.CRITICAL)  # we name damaged headers
     if os.environ.get("RANK", "0") != "0":
         level = logging.WARNING
     handler = _AboveTheBar()
@@ -163,7 +164,7 @@ def _forget_host(folder: Path) -> None:
 def read_metrics(path: Path) -> list[dict[str, Any]]:
     """Return the records of a metrics.jsonl up to the first damaged line, as a kill leaves one."""
     records = []
-    for line in path.read_text(encoding="utf-8").split("\n"):
+    for line in path.read_text(encoding="utf-8", errors="replace").split("\n"):
         try:
             records.append(dict(parse_json(line, MetricsLine, name=METRICS)))
         except SynthError:

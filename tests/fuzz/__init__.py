@@ -1,0 +1,1 @@
+"""Seeded damage to files, and what the readers make of it."""
