@@ -9,5 +9,6 @@ RUN pip install --no-cache-dir -c constraints.txt torch \
     --index-url "https://download.pytorch.org/whl/$TORCH"
 COPY . .
 RUN pip install --no-cache-dir -c constraints.txt .
+USER 10001
 ENV HOME=/tmp MPLCONFIGDIR=/tmp PYTHONDONTWRITEBYTECODE=1
 ENTRYPOINT ["python", "testing/inference.py"]

@@ -48,6 +48,13 @@ make_venv() { # make_venv MEGABYTES, with the first interpreter of a version tha
   "$python" -m venv "$VENV" >&2 || die "$python cannot make a venv, see above (Debian, Ubuntu: apt install python3-venv)"
 }
 
+install_all() { # install_all INDEX_OF_TORCH PROJECT: the second index answers for torch alone
+  local pip=("$PY" -m pip install) torch
+  torch=$(grep '^torch==' constraints.txt)
+  [ -z "$1" ] || "${pip[@]}" --no-deps --index-url "$1" "$torch" || return
+  PIP_CONSTRAINT=constraints.txt PIP_BUILD_CONSTRAINT=constraints.txt "${pip[@]}" -c constraints.txt pip -e "$2"
+}
+
 set_up() { # set_up EXTRA,…: when this returns, .venv holds them
   local state=$VENV/.setup stamp='' have='' extra wanted fingerprint index='' megabytes=3000 out
   # The state is "FINGERPRINT EXTRAS" of the last set-up that worked; without it, .venv is half made.
@@ -73,8 +80,7 @@ set_up() { # set_up EXTRA,…: when this returns, .venv holds them
   fi
   wanted=${wanted#core}
   # The pins hold for build backends too: by PIP_CONSTRAINT before pip 25.3, by PIP_BUILD_CONSTRAINT since.
-  if ! out=$(cd "$ROOT" && PIP_CONSTRAINT=constraints.txt PIP_BUILD_CONSTRAINT=constraints.txt \
-    "$PY" -m pip install -c constraints.txt ${index:+--extra-index-url "$index"} -e ".${wanted:+[${wanted#,}]}" 2>&1 |
+  if ! out=$(cd "$ROOT" && install_all "$index" ".${wanted:+[${wanted#,}]}" 2>&1 |
     tee >(grep --line-buffered -E 'Downloading.*[MG]B|^Installing' | cut -c -90 >&2)); then
     printf '%s\n' "$out" | tail -20 >&2
     case $out in

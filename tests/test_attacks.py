@@ -1,26 +1,46 @@
 """What broke under attack, and must not again: damaged, hostile and misplaced files."""
 
 import gzip
+import hashlib
+import json
 import os
 import resource
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
+from scipy import ndimage
 
+from ddpm_lora.atlas import mean_brain
+from ddpm_lora.config import PRESETS
+from ddpm_lora.data import SynthesisData
 from ddpm_lora.lora.merging import _scaling
+from ddpm_lora.network import build
+from ddpm_lora.recipe import LEAST_PATIENTS, measure
+from synth.base import patient_marks
 from synth.base.errors import SynthError
-from synth.checkpoints.checkpoint import require_finite
+from synth.base.files import write_json
+from synth.checkpoints import checkpoint
+from synth.checkpoints.checkpoint import read_metadata, require_finite
 from synth.checkpoints.convert import unwrap
+from synth.cli import main
+from synth.data import fill
+from synth.data.cache import ArrayCache
 from synth.data.case import discover
 from synth.data.volume import Volume
 from synth.jobs.job import python_environment
+from synth.phantom.cohort import write_cohort
+from synth.training import run_state
 from tests.conftest import write_case
+from wdm3d.cases import find_doubts
+from wdm3d.generate import load
 
 ROOT = Path(__file__).parents[1]
 
@@ -120,3 +140,143 @@ def test_weights_that_hold_themselves_come_to_an_end() -> None:
     loop["model"] = loop
     with pytest.raises(SynthError, match="holds no weights"):
         unwrap(loop, name="x")
+
+
+def test_marks_tell_a_leak_and_nothing_else(tmp_path, monkeypatch) -> None:
+    monkeypatch.setenv("SYNTH_PATIENT_KEY", str(tmp_path / "keys" / "a.key"))
+    one = patient_marks.mark("BraTS-GLI-00001")
+    assert patient_marks.mark("BraTS-GLI-00001") == one != patient_marks.mark("BraTS-GLI-00002")
+    assert (tmp_path / "keys" / "a.key").stat().st_mode & 0o077 == 0
+    assert not patient_marks.are_foreign([one, "0123456789ab"])
+    assert hashlib.blake2b(b"BraTS-GLI-00001", digest_size=6).hexdigest() in (
+        patient_marks.marks_of("BraTS-GLI-00001")  # as weights of earlier versions have it
+    )
+    monkeypatch.setenv("SYNTH_PATIENT_KEY", str(tmp_path / "b.key"))
+    assert one not in patient_marks.marks_of("BraTS-GLI-00001")
+    assert patient_marks.are_foreign([one])
+    (tmp_path / "c.key").write_text("not a key")
+    monkeypatch.setenv("SYNTH_PATIENT_KEY", str(tmp_path / "c.key"))
+    with pytest.raises(SynthError, match="is not a key"):
+        patient_marks.mark("x")
+
+
+def test_a_mean_brain_of_eight_shows_a_patient_little(tmp_path: Path) -> None:
+    write_cohort(tmp_path, cases=12, workers=1, progress=False)
+    items = SynthesisData(discover(tmp_path), PRESETS["tiny"], fixed=True)
+    pairs = []
+    for index in range(len(items)):
+        arrays = items.prepared(index)
+        pairs.append(
+            [torch.from_numpy(np.array(arrays[n], np.float32)) for n in ("image", "classes")]
+        )
+    own = [mean_brain([pair])[0].numpy() for pair in pairs]
+
+    def alike(atlas: np.ndarray, brain: np.ndarray) -> float:
+        both = (atlas > -0.9) & (brain > -0.9)
+        return float(np.corrcoef(atlas[both], brain[both])[0, 1])
+
+    gaps = {}
+    for count in (1, LEAST_PATIENTS):
+        atlas = mean_brain(pairs[:count])[0].numpy()
+        found = [alike(atlas, brain) for brain in own]
+        gaps[count] = np.mean(found[:count]) - np.mean(found[LEAST_PATIENTS:])
+    assert gaps[1] > 0.4
+    assert gaps[LEAST_PATIENTS] < 0.12
+    few = replace(PRESETS["tiny"], few_patients=False)
+    with pytest.raises(SynthError, match="would show each of them"):
+        measure(build(few), SynthesisData(discover(tmp_path)[:7], few))
+
+
+@pytest.mark.parametrize(
+    ("names", "said"),
+    [
+        (("P1_T1", "P1_T1GD", "P1_T2", "P1_FLAIR", "P1_seg"), "P1: ok"),
+        (("P1_seg", "P1_scan"), "P1: no scan, only seg"),
+        (("P1_t1", "p1_t1", "P1_seg", "p1_seg"), "differs from another's in capitals alone"),
+        (("P1_t1", "P1_seg", "odd"), "odd.nii.gz: not read: no naming fits its name"),
+    ],
+)
+def test_check_tells_what_is_there(tmp_path, capsys, names: tuple[str, ...], said: str) -> None:
+    case = write_case(tmp_path / "whole")
+    (tmp_path / "data").mkdir()
+    for name in names:
+        role = "seg" if name.endswith("seg") else "t1n"
+        source = case / f"{case.name}-{role}.nii.gz"
+        (tmp_path / "data" / f"{name}.nii.gz").write_bytes(source.read_bytes())
+    main(["check", str(tmp_path / "data")])
+    assert said in capsys.readouterr().out
+
+
+def test_a_split_whose_ids_collide_is_refused_by_check_and_train(tmp_path, capsys) -> None:
+    rows = [{"t1n": f"sub-{k}/anat/sub-{k}_T1w.nii.gz", "fold": k % 2} for k in range(3)]
+    write_json(tmp_path / "split.json", {"training": rows})
+    for words in (
+        f"check {tmp_path} --split {tmp_path}/split.json",
+        f"train segmentation --data {tmp_path} --split {tmp_path}/split.json --fold 0 -o x",
+    ):
+        assert main(words.split()) == 2
+        assert "case id anat stands for different scans" in capsys.readouterr().err
+
+
+def test_what_a_model_does_not_know_is_said_once(tmp_path, caplog) -> None:
+    write_case(tmp_path / "data", seed=1)
+    write_case(tmp_path / "data", "BraTS-GLI-00002-000", seed=2)
+    (first, _) = discover(tmp_path / "data")
+    scan = first.load("t1n")
+    model = load("weights/wdm3d_known")
+    assert find_doubts(first, scan, model) == [
+        "the model was trained on made-up brains only (synth phantom)"
+    ]
+    thick = replace(scan, affine=scan.affine @ np.diag([1, 1, 9.0, 1]))
+    assert any("slices of 9 mm" in doubt for doubt in find_doubts(first, thick, model))
+    scored = scan.with_data(np.where(scan.data > 0, scan.data - 500, 0))
+    assert any("normalised" in doubt for doubt in find_doubts(first, scored, model))
+    head = replace(scan, affine=scan.affine @ np.diag([12.0, 12, 12, 1]))
+    assert any("skull" in doubt for doubt in find_doubts(first, head, model))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"width": 10**9}, {"multipliers": [10**6]}, {"groups": -5}, {"timesteps": 10**12},
+     {"multipliers": [1] * 100_000}, {"groups": 7}, {"crop": 0}],
+)  # fmt: skip
+def test_absurd_settings_of_weights_cost_nothing(tmp_path: Path, change: dict) -> None:
+    file = ROOT / "weights" / "wdm3d_known" / "model.safetensors"
+    metadata = read_metadata(file)
+    metadata["config"] |= change
+    save_file(load_file(file), tmp_path / "m.safetensors", metadata={"synth": json.dumps(metadata)})
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with pytest.raises(SynthError):
+        checkpoint.load(tmp_path / "m.safetensors")
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 300_000  # KB
+
+
+def test_bit_rot_in_a_runs_state_is_found(tmp_path: Path) -> None:
+    state = {"format": 1, "identity": "{}", "training": "{}", "model": torch.arange(1000.0)}
+    torch.save(state, tmp_path / "state.pt")
+    blob = bytearray((tmp_path / "state.pt").read_bytes())
+    place = blob.index(torch.arange(100.0, 104.0).numpy().tobytes())
+    blob[place : place + 4] = b"\x00" * 4
+    (tmp_path / "state.pt").write_bytes(blob)
+    with pytest.raises(SynthError, match="differs from its checksum"):
+        run_state._load(tmp_path / "state.pt")
+
+
+def test_a_damaged_cache_entry_is_made_again(tmp_path: Path) -> None:
+    cache = ArrayCache(tmp_path)
+    assert cache.get("a", "r", lambda: {"x": np.arange(3)})["x"].sum() == 3
+    (file,) = tmp_path.rglob("*.npy")
+    file.write_bytes(file.read_bytes()[:20])
+    assert ArrayCache(tmp_path).get("a", "r", lambda: {"x": np.arange(4)})["x"].sum() == 6
+
+
+def test_a_large_hole_is_filled_as_before(monkeypatch) -> None:
+    image = np.random.default_rng(0).normal(size=(40, 40, 40)).astype(np.float32)
+    image = ndimage.gaussian_filter(image, 4) * 20
+    hole = np.zeros(image.shape, bool)
+    hole[4:36, 6:34, 5:35] = True
+    for name in ("harmonic", "biharmonic"):
+        whole = fill.BASELINES[name](image, hole)
+        monkeypatch.setattr(fill, "LARGE", 1000)
+        assert fill.BASELINES[name](image, hole) == pytest.approx(whole, abs=0.01)
+        monkeypatch.undo()

@@ -25,6 +25,8 @@ DEFLATE_LIMIT = 1032
 PLACE_FIELDS = ("qform_code", "sform_code", "quatern_b", "quatern_c", "quatern_d", "qoffset_x",
                 "qoffset_y", "qoffset_z", "srow_x", "srow_y", "srow_z", "pixdim")  # fmt: skip
 TEXT_FIELDS = {"descrip", "aux_file", "db_name", "intent_name"}
+SMALLEST, LARGEST = 1e-20, 1e15
+"""Bounds of a scan's brightest voxel: sums of squares must stay finite in float32."""
 EXTENT_MM = (10.0, 1000.0)
 """Of the longest edge of a scan of a head."""
 READ_ERRORS = (ImageFileError, HeaderDataError, OSError, EOFError, zlib.error, ValueError,
@@ -98,6 +100,11 @@ class Volume:
             count = int((~np.isfinite(data)).sum())
             raise SynthError(
                 f"{path}: {count} voxels are NaN or Inf", hint="replace them, e.g. by 0, and retry"
+            )
+        largest = float(np.abs(data).max())
+        if largest and not SMALLEST < largest < LARGEST:
+            raise SynthError(
+                f"{path}: intensities of up to {largest:.3g}", hint="are its bytes in order?"
             )
         return cls(data=data[None], affine=_affine(image, path), header=_without_text(image.header))
 
@@ -225,7 +232,10 @@ def _spatial_shape(shape: tuple[int, ...], path: Path) -> tuple[int, ...]:
 
 def _affine(image: nib.Nifti1Pair, path: str | Path) -> np.ndarray:
     affine = np.asarray(image.affine, np.float64)
-    if not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-9:
+    with np.errstate(all="ignore"):
+        edges = np.linalg.norm(affine[:3, :3], axis=0)
+        usable = abs(np.linalg.det(affine[:3, :3])) >= 1e-9
+    if not np.isfinite([*affine.ravel(), *edges]).all() or not usable:
         raise SynthError(
             f"{path}: the affine is singular or not finite",
             hint="repair the header's sform or qform",
@@ -236,7 +246,7 @@ def _affine(image: nib.Nifti1Pair, path: str | Path) -> np.ndarray:
         unit = "unknown unit"
     if unit not in ("mm", "unknown"):
         raise SynthError(f"{path}: lengths in {unit}s", hint="convert the header to millimetres")
-    longest = max(np.linalg.norm(affine[:3, :3], axis=0) * image.shape[:3])
+    longest = max(edges * image.shape[:3])
     if not EXTENT_MM[0] <= longest <= EXTENT_MM[1]:
         raise SynthError(
             f"{path}: the scan is {longest:.3g} mm long", hint="are its voxel sizes in millimetres?"
