@@ -30,27 +30,30 @@ from synth.base.stopping import SENTENCE, STOPPED
 from synth.checkpoints import checkpoint
 from synth.cli import main
 from synth.jobs.job import python_environment
+from synth.phantom.cohort import write_cohort
 from tests.conftest import write_case
 
 NET = "--width 2 --patch 32,32,32 --batch-size 1 --seed 1 --workers 0"
 VERBS = {
     "split": "split data -o out/split.json --folds 2",
     "masks": "masks -o out --count 2 --device cpu",
-    "placed": "masks data -o out --kind tumour --only-real --per-case 1 --workers 1 --device cpu",
+    "placed": "masks cohort -o out --kind tumour --only-real --per-case 1 --workers 1 --device cpu",
     "segment": "segment data -o out --models model --device cpu",
     "phantom": "phantom out --cases 1 --workers 1",
     "train": f"train segmentation --data data -o out --steps 3 --save-every 1 --device cpu {NET}",
-    "inpaint": "inpaint data -o out --model weights/wdm3d_known --steps 2 --estimate sample "
+    "inpaint": "inpaint cohort -o out --model weights/wdm3d_known --steps 2 --estimate sample "
     "--device cpu",
-    "sample": "sample weights/labels -o out --end 1 --steps 2 --device cpu",
+    "sample": "sample -o out --end 1 --steps 2 --device cpu",
 }
 FAST = ("split", "segment")
 KINDS = ("replace", "fsync", "rename", "open")
 
 
 @pytest.fixture
-def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder with two cases and a small model; the current one."""
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> Path:
+    """A folder with two cases, for some verbs phantoms, and a small model; the current one."""
+    if "cohort" in VERBS[request.node.callspec.params["verb"]]:
+        write_cohort(tmp_path / "cohort", cases=2, workers=1, progress=False)
     for number in (1, 2):
         write_case(tmp_path / "data", f"BraTS-GLI-0000{number}-000", seed=number)
     config = PRESETS["tiny"]

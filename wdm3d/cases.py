@@ -121,14 +121,11 @@ def paint_cases(
         return [Output(path=path(case, contrasts[0]), record=record(case), settings=settings,
                        inputs=lambda: sources_of(case, contrasts))]  # fmt: skip
 
-    doubts: set[str] = set()
+    said: set[str] = set()
 
     def paint(case: Case) -> str:
         image = scans_of(case, contrasts)
-        for doubt in find_doubts(case, image, loaded):
-            if doubt not in doubts:  # once for all cases
-                log.warning("%s: %s", case.id, doubt)
-            doubts.add(doubt)
+        _warn(case, find_doubts(case, image, loaded), said)
         result = inpaint(
             image, hole_of(case, image), model=loaded, seed=seed, options=options, name=case.id,
             brain=arguments.get("brain"),
@@ -136,17 +133,28 @@ def paint_cases(
         facts, sources = result.facts, sources_of(case, contrasts)
         described = manifest("inpaint", {**arguments, **settings}, sources, **facts)
         write_record(record(case), described)
-        if arguments.get("keep_header"):
-            header = nib.load(sources[0]).header.copy()
-            result = replace(result, image=replace(result.image, header=header))
+        painted = _with_text(result.image, sources[0], keep=bool(arguments.get("keep_header")))
         files = save(result.spread, case, "sd") if result.spread is not None else []
-        files += save(result.image, case, "inference")
+        files += save(painted, case, "inference")
         write_record(record(case), described, files)
         brain = f", brain {facts['brain']}" if "brain" in facts else ""
         counts = f"{counted(facts['regions'], 'hole')}, {counted(facts['network_calls'], 'call')}"
         return f"{counts}{brain}, {facts['seconds']} s"
 
     return run_cases(cases, paint, outputs, force=force)
+
+
+def _with_text(image: Volume, source: Path, *, keep: bool) -> Volume:
+    """Return a result with the free text of its source's header, if asked."""
+    return replace(image, header=nib.load(source).header.copy()) if keep else image
+
+
+def _warn(case: Case, doubts: Sequence[str], said: set[str]) -> None:
+    """Say each doubt once for all cases."""
+    for doubt in doubts:
+        if doubt not in said:
+            log.warning("%s: %s", case.id, doubt)
+        said.add(doubt)
 
 
 def find_doubts(case: Case, image: Volume, model: Checkpoint) -> list[str]:

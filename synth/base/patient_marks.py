@@ -1,4 +1,4 @@
-"""Marks of patients: weights and records tell leaks by them, and nobody else learns who they are.
+"""Marks of patients, by which weights and records tell leaks and nobody learns names.
 
 A mark is an HMAC of the patient's id under a secret key of the user or the team, written as
 KEY-MARK. The key is made at the first need and stays on this computer; SYNTH_PATIENT_KEY names

@@ -62,8 +62,6 @@ def train(
 
     from synth.base.devices import pick
     from synth.base.seeding import mix
-    from synth.data.case import is_real
-    from synth.data.split import data_hash, patient_marks
     from synth.training.loop import train as run
     from synth.training.run_state import require_same_run
 
@@ -72,9 +70,7 @@ def train(
     words = _own_words(family, preset, settings, data, split, fold, validation_share)
     describe = {
         "family": family, "preset": preset, "config": config,
-        "data_hash": data_hash([*training, *held_out]), "patients": patient_marks(training),
-        "phantoms": bool(training) and not any(map(is_real, training)),
-        "command": training_command(words, settings),
+        **_describe_data(training, held_out), "command": training_command(words, settings),
     }  # fmt: skip
     require_same_run(folder, describe)
     if device != "auto":  # Accelerate chooses for auto: it knows how many processes there are
@@ -131,6 +127,18 @@ def _cases(
     cases = discover(data, scheme=scheme)
     require_unique(cases)
     return hold_out(cases, share, seed=seed)
+
+
+def _describe_data(training: Sequence[Case], held_out: Sequence[Case]) -> dict[str, Any]:
+    """Return what a checkpoint remembers of its data."""
+    from synth.data.case import is_real
+    from synth.data.split import data_hash, patient_marks
+
+    return {
+        "data_hash": data_hash([*training, *held_out]),
+        "patients": patient_marks(training),
+        "phantoms": bool(training) and not any(map(is_real, training)),
+    }
 
 
 def _own_words(
