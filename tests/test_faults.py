@@ -179,6 +179,29 @@ def test_a_signal_at_any_instant_ends_with_one_sentence(
     assert not left_over(place / "out")
 
 
+@pytest.mark.parametrize("verb", slow_but("split"))
+def test_kills_at_any_instant_change_nothing(place: Path, verb: str) -> None:
+    began = time.monotonic()
+    process = start(VERBS[verb])
+    said = process.communicate(timeout=300)[1]
+    assert process.returncode == 0, said
+    seconds, whole = time.monotonic() - began, images(place / "out")
+    rng = np.random.default_rng(len(verb))
+    for chain in range(1 if verb in FAST[:1] else 4):
+        shutil.rmtree(place / "out")
+        for _ in range(3 if verb in FAST[:1] else 10):
+            process = start(VERBS[verb])
+            time.sleep(float(rng.uniform(0.1, seconds)))
+            process.kill()
+            process.communicate()
+        process = start(VERBS[verb])
+        said = process.communicate(timeout=300)[1]
+        assert process.returncode == 0, said
+        assert "Traceback" not in said
+        assert images(place / "out") == whole, chain
+        assert not left_over(place / "out")
+
+
 @pytest.mark.parametrize("verb", slow_but("segment", "train"))
 def test_two_identical_commands_end_in_one_result(place: Path, verb: str) -> None:
     assert main(VERBS[verb].split()) == 0
