@@ -27,6 +27,7 @@ PLACE_FIELDS = ("qform_code", "sform_code", "quatern_b", "quatern_c", "quatern_d
 TEXT_FIELDS = {"descrip", "aux_file", "db_name", "intent_name"}
 SMALLEST, LARGEST = 1e-20, 1e15
 """Bounds of a scan's brightest voxel: sums of squares must stay finite in float32."""
+NIFTI = (nib.Nifti1Image, nib.Nifti2Image, nib.Nifti1Pair, nib.Nifti2Pair)
 EXTENT_MM = (10.0, 1000.0)
 """Of the longest edge of a scan of a head."""
 READ_ERRORS = (ImageFileError, HeaderDataError, OSError, EOFError, zlib.error, ValueError,
@@ -178,9 +179,10 @@ def _read(path: Path) -> tuple[nib.Nifti1Pair, np.ndarray]:
     if not path.is_file():
         raise SynthError(f"{path}: no such file", hint="check the path and its spelling")
     try:
-        image = nib.load(path)
-        if not isinstance(image, nib.Nifti1Pair):  # NIfTI-2 is one, too
-            raise ValueError(f"it is a {type(image).__name__}")
+        kind = next((k for k in NIFTI if k.path_maybe_image(path)[0]), None)
+        if kind is None:
+            raise ValueError("it is of another format")
+        image = kind.from_filename(path)
         shape = _spatial_shape(image.shape, path)
         _require_scalars(image, path)
         _require_room(image, path)
