@@ -8,6 +8,7 @@ import resource
 import subprocess
 import sys
 import time
+import zipfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -29,7 +30,7 @@ from synth.base.errors import SynthError
 from synth.base.files import write_json
 from synth.checkpoints import checkpoint
 from synth.checkpoints.checkpoint import read_metadata, require_finite
-from synth.checkpoints.convert import unwrap
+from synth.checkpoints.convert import read_weights, unwrap
 from synth.cli import main
 from synth.data import fill
 from synth.data.cache import ArrayCache
@@ -40,7 +41,7 @@ from synth.phantom.cohort import write_cohort
 from synth.training import run_state
 from tests.conftest import write_case
 from wdm3d.cases import find_doubts
-from wdm3d.generate import load
+from wdm3d.generate import inpaint, load
 
 ROOT = Path(__file__).parents[1]
 
@@ -280,3 +281,45 @@ def test_a_large_hole_is_filled_as_before(monkeypatch) -> None:
         monkeypatch.setattr(fill, "LARGE", 1000)
         assert fill.BASELINES[name](image, hole) == pytest.approx(whole, abs=0.01)
         monkeypatch.undo()
+
+
+def test_a_zip_bomb_costs_nothing(tmp_path: Path) -> None:
+    torch.save({"model": {"a": torch.zeros(20_000_000)}}, tmp_path / "whole.pt")
+    with (
+        zipfile.ZipFile(tmp_path / "whole.pt") as whole,
+        zipfile.ZipFile(tmp_path / "packed.pt", "w", zipfile.ZIP_DEFLATED) as packed,
+    ):
+        for name in whole.namelist():
+            packed.writestr(name, whole.read(name))
+    with pytest.raises(SynthError, match="would become 80,"):
+        read_weights(tmp_path / "packed.pt")
+
+
+@pytest.mark.parametrize(
+    ("spoil", "said"),
+    [
+        (lambda v: v.with_data(np.where(v.data == v.data.max(), np.inf, v.data)), "NaN or Inf"),
+        (lambda v: v.with_data(np.where(v.data == v.data.max(), np.nan, v.data)), "NaN or Inf"),
+        (lambda v: v.with_data(v.data * np.float32(1e35)), "intensities of up to"),
+        (lambda v: v.with_data(v.data * np.float32(1e-42)), "intensities of up to"),
+        (lambda v: replace(v, affine=v.affine @ np.diag([1e-3, 1e-3, 1e-3, 1])), "mm long"),
+    ],
+)
+def test_odd_volumes_of_the_programming_interface_are_refused(tmp_path, spoil, said) -> None:
+    write_case(tmp_path, seed=1)
+    (case,) = discover(tmp_path)
+    scan, mask = spoil(case.load("t1n")), case.load("healthy")
+    with pytest.raises(SynthError, match=said), np.errstate(all="ignore"):
+        inpaint(scan, replace(mask, affine=scan.affine), model="weights/wdm3d_known")
+
+
+def test_names_of_cases_move_no_cursor(tmp_path, capsys) -> None:
+    case = write_case(tmp_path)
+    scan = case / f"{case.name}-t1n.nii.gz"
+    (tmp_path / "odd").mkdir()
+    (tmp_path / "odd" / "a\x1b[2Jb_t1.nii.gz").write_bytes(scan.read_bytes())
+    main(["check", str(tmp_path / "odd")])
+    main(["inpaint", str(tmp_path / "odd"), "-o", str(tmp_path / "out"), "--device", "cpu"])
+    said = capsys.readouterr()
+    assert "\x1b" not in said.out + said.err
+    assert "\\x1b[2J" in said.out

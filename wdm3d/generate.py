@@ -103,6 +103,7 @@ def inpaint(
     _require_contrasts(image, config)
     require_usable_mask(hole, image, ("image", "mask"))
     known, image = ~hole.data[0], emptied(image, hole.data[0])
+    image.require_plausible("image")
     extracted = _extracted(image, hole.data[0], config, brain)
     prepared = prepare(
         grounded(extracted.alone(image), known) if extracted else grounded(image, known),

@@ -13,6 +13,7 @@ import logging
 import os
 import shutil
 import struct
+import zipfile
 from collections.abc import Generator, Mapping
 from dataclasses import dataclass
 from itertools import product
@@ -266,6 +267,16 @@ def require_finite(tensors: Mapping[str, Tensor], *, name: str) -> None:
             f"{name}: '{odd}' holds NaN or infinity",
             hint="the file is damaged or the training diverged; take another checkpoint",
         )
+
+
+def require_stored(path: Path) -> None:
+    """Refuse a zip whose members are packed: torch stores them, so that a claim costs its bytes."""
+    if not zipfile.is_zipfile(path):
+        return
+    with zipfile.ZipFile(path) as archive:
+        claimed = sum(member.file_size for member in archive.infolist())
+    if claimed > path.stat().st_size:
+        raise ValueError(f"its {path.stat().st_size:,} bytes would become {claimed:,}")
 
 
 def _sync(path: Path) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import pickle
+import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -117,6 +118,7 @@ def read_weights(source: Path) -> Any:
     try:
         if source.suffix == ".safetensors":
             return load_file(source)
+        checkpoint.require_stored(source)
         return torch.load(source, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise SynthError(
@@ -124,7 +126,7 @@ def read_weights(source: Path) -> Any:
             hint="loading objects can run code; where you trust the file, load it with torch "
             "yourself and save the state_dict alone: torch.save(model.state_dict(), …)",
         ) from error
-    except checkpoint.TORN as error:
+    except (*checkpoint.TORN, zipfile.BadZipFile, MemoryError) as error:
         raise SynthError(
             f"{source}: cannot be read: {first_line(error)}",
             hint="the file is truncated or not a PyTorch file; copy it again",

@@ -54,6 +54,7 @@ def check(
         split: check only the cases of this split (JSON).
         json: print one JSON document instead of lines.
     """
+    from synth.base.errors import printable
     from synth.data.case import discover, find_unrecognised
     from synth.data.check import check as examine
     from synth.data.split import read_split
@@ -69,7 +70,7 @@ def check(
     for finding in examine(cases):
         findings.append(finding)
         if not json:
-            print("\n".join(finding.lines()))
+            print(printable("\n".join(finding.lines())))
     bad = [f.id for f in findings if not f.ok]
     if json:
         rows = [dataclasses.asdict(f) | {"ok": f.ok} for f in findings]
@@ -77,7 +78,8 @@ def check(
         print(dumps({"cases": rows, "bad": bad, "unrecognised": unrecognised}, indent=1))
     else:
         for path in odd[:MOST_NAMED]:
-            print(f"{path.relative_to(data_dir)}: not read: no naming fits its name")
+            shown = printable(str(path.relative_to(data_dir)))
+            print(f"{shown}: not read: no naming fits its name")
         if len(odd) > MOST_NAMED:
             print(f"… and {len(odd) - MOST_NAMED} more files")
         total = counted(len(findings), "case")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import gzip
 import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -85,6 +86,20 @@ class Volume:
                 "if you know that the voxels match",
             )
 
+    def require_plausible(self, name: str) -> None:
+        """Refuse intensities and sizes that no scan of a head has."""
+        if not np.isfinite(self.data).all():
+            count = int((~np.isfinite(self.data)).sum())
+            raise SynthError(
+                f"{name}: {count} voxels are NaN or Inf", hint="replace them, e.g. by 0, and retry"
+            )
+        largest = float(np.abs(self.data).max())
+        if largest and not SMALLEST < largest < LARGEST:
+            raise SynthError(
+                f"{name}: intensities of up to {largest:.3g}", hint="are its bytes in order?"
+            )
+        _require_extent(self.affine, self.shape, name)
+
     def _repr_html_(self) -> str:
         """Show three planes, size, spacing and range in a notebook."""
         from synth.pictures.notebook import volume_html
@@ -97,17 +112,10 @@ class Volume:
         image, values = _read(Path(path))
         with np.errstate(over="ignore"):  # what becomes infinite is refused below
             data = values.astype(np.float32)
-        if not np.isfinite(data).all():
-            count = int((~np.isfinite(data)).sum())
-            raise SynthError(
-                f"{path}: {count} voxels are NaN or Inf", hint="replace them, e.g. by 0, and retry"
-            )
-        largest = float(np.abs(data).max())
-        if largest and not SMALLEST < largest < LARGEST:
-            raise SynthError(
-                f"{path}: intensities of up to {largest:.3g}", hint="are its bytes in order?"
-            )
-        return cls(data=data[None], affine=_affine(image, path), header=_without_text(image.header))
+        header = _without_text(image.header)
+        volume = cls(data=data[None], affine=_affine(image, path), header=header)
+        volume.require_plausible(str(path))
+        return volume
 
     @classmethod
     def load_mask(cls, path: str | Path) -> Volume:
@@ -235,9 +243,8 @@ def _spatial_shape(shape: tuple[int, ...], path: Path) -> tuple[int, ...]:
 def _affine(image: nib.Nifti1Pair, path: str | Path) -> np.ndarray:
     affine = np.asarray(image.affine, np.float64)
     with np.errstate(all="ignore"):
-        edges = np.linalg.norm(affine[:3, :3], axis=0)
         usable = abs(np.linalg.det(affine[:3, :3])) >= 1e-9
-    if not np.isfinite([*affine.ravel(), *edges]).all() or not usable:
+    if not np.isfinite(affine).all() or not usable:
         raise SynthError(
             f"{path}: the affine is singular or not finite",
             hint="repair the header's sform or qform",
@@ -248,12 +255,17 @@ def _affine(image: nib.Nifti1Pair, path: str | Path) -> np.ndarray:
         unit = "unknown unit"
     if unit not in ("mm", "unknown"):
         raise SynthError(f"{path}: lengths in {unit}s", hint="convert the header to millimetres")
-    longest = max(edges * image.shape[:3])
+    _require_extent(affine, image.shape[:3], str(path))
+    return affine
+
+
+def _require_extent(affine: np.ndarray, shape: Sequence[int], name: str) -> None:
+    with np.errstate(all="ignore"):
+        longest = max(np.linalg.norm(affine[:3, :3], axis=0) * shape)
     if not EXTENT_MM[0] <= longest <= EXTENT_MM[1]:
         raise SynthError(
-            f"{path}: the scan is {longest:.3g} mm long", hint="are its voxel sizes in millimetres?"
+            f"{name}: the scan is {longest:.3g} mm long", hint="are its voxel sizes in millimetres?"
         )
-    return affine
 
 
 def _corner_distance_mm(a: Volume, b: Volume) -> float:

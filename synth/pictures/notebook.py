@@ -48,7 +48,9 @@ def case_html(case: Case) -> str:
     """Return a table of the case's files, each with an axial slice where the tumour is largest."""
     index = _find_tumour(case)
     rows = "".join(_write_row(case, role, index) for role in case.files)
-    head = f"<b>{html.escape(case.id)}</b>, {len(case.files)} files, labels {case.scheme}"
+    head = (
+        f"<b>{html.escape(case.id)}</b>, {len(case.files)} files, labels {html.escape(case.scheme)}"
+    )
     return f"<div>{head}<table>{rows}</table></div>"
 
 
@@ -63,7 +65,12 @@ def _write_row(case: Case, role: str, index: int | None) -> str:
         index = slices.count_slices(grey, "axial") // 2 if index is None else index
         picture = _show_picture(draw_slice(grey, "axial", index, side=THUMBNAIL), role)
         facts = "×".join(map(str, volume.shape))
-    cells = (role, picture, html.escape(facts), f"<code>{html.escape(str(path))}</code>")
+    cells = (
+        html.escape(role),
+        picture,
+        html.escape(facts),
+        f"<code>{html.escape(str(path))}</code>",
+    )
     return f"<tr>{''.join(f'{_CELL}{cell}</td>' for cell in cells)}</tr>"
 
 

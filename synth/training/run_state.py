@@ -113,6 +113,7 @@ def require_same_run(out: Path, describe: Mapping[str, Any]) -> None:
 
 def _load(path: Path) -> dict[str, Any]:
     try:
+        checkpoint.require_stored(path)
         with zipfile.ZipFile(path) as archive:  # torch.load does not compare the checksums
             if (member := archive.testzip()) is not None:
                 raise ValueError(f"{member} differs from its checksum")
