@@ -69,7 +69,7 @@ def test_the_command_on_a_card_gives_the_settings_of_the_weights(folder: Path) -
     asked = {k: v for k, v in values.items() if k not in inspect.signature(train).parameters}
     preset, config, loop = resolve(facts["family"], values["preset"], asked)
     later = set(to_dict(config)) - set(facts["config"])  # settings that came after these weights
-    assert later <= {"heads", "exclude", "holes"}
+    assert later <= {"heads", "exclude", "holes", "few_patients"}
     told = {k: v for k, v in to_dict(config).items() if k not in {"lora_from", *later}}
     assert told == {k: v for k, v in facts["config"].items() if k != "lora_from"}
     assert preset == facts["preset"]
