@@ -1,5 +1,6 @@
 """What broke under attack, and must not again: damaged, hostile and misplaced files."""
 
+import contextlib
 import gzip
 import hashlib
 import json
@@ -311,6 +312,23 @@ def test_odd_volumes_of_the_programming_interface_are_refused(tmp_path, spoil, s
     scan, mask = spoil(case.load("t1n")), case.load("healthy")
     with pytest.raises(SynthError, match=said), np.errstate(all="ignore"):
         inpaint(scan, replace(mask, affine=scan.affine), model="weights/wdm3d_known")
+
+
+def test_other_formats_are_named_with_what_converts_them(tmp_path, capsys) -> None:
+    for name, said in (("a.dcm", "dcm2niix"), ("a.nrrd", "NRRD"), ("a.mgz", "mri_convert")):
+        (tmp_path / name).write_bytes(b"DICM" * 100)
+        with pytest.raises(SynthError) as caught:
+            Volume.load(tmp_path / name)
+        assert said in caught.value.hint
+    assert main(["phantom", str(tmp_path / "a.dcm" / "x"), "--cases", "1"]) == 2
+    assert "a.dcm is a file, not a folder" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("words", [["help", "check"], ["-h", "check"], ["check", "--help"]])
+def test_help_is_found_by_any_order_of_words(capsys, words: list[str]) -> None:
+    with contextlib.suppress(SystemExit):
+        assert main(words) == 0
+    assert "usage: synth check" in capsys.readouterr().out
 
 
 def test_names_of_cases_move_no_cursor(tmp_path, capsys) -> None:

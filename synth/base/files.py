@@ -180,6 +180,10 @@ def unlink(path: Path) -> None:
 
 def cannot_write(path: Path, error: OSError) -> SynthError:
     """Return the error to raise where a path cannot be written."""
+    if blocking := next((p for p in path.parents if p.is_file()), None):
+        return SynthError(
+            f"{path}: cannot write: {blocking} is a file, not a folder", hint="choose another --out"
+        )
     return SynthError(
         f"{path}: cannot write: {error.strerror or error}",
         hint="check the free space and your permission on that folder",

@@ -101,6 +101,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run_to_code(words: Sequence[str]) -> int:
     try:
+        if words[:1] == ["help"] or (len(words) > 1 and words[0] in HELP):
+            words = [*words[1:], "--help"]  # synth help inpaint, synth -h inpaint
         if not words or words[0] in HELP:
             print(usage())
             return 0

@@ -28,6 +28,11 @@ PLACE_FIELDS = ("qform_code", "sform_code", "quatern_b", "quatern_c", "quatern_d
 TEXT_FIELDS = {"descrip", "aux_file", "db_name", "intent_name"}
 SMALLEST, LARGEST = 1e-20, 1e15
 """Bounds of a scan's brightest voxel: sums of squares must stay finite in float32."""
+CONVERTERS = {
+    ".dcm": "it is DICOM: dcm2niix converts a series to NIfTI",
+    ".nrrd": "it is NRRD: 3D Slicer saves it as NIfTI",
+    ".mgz": "it is FreeSurfer's: mri_convert a.mgz a.nii.gz",
+}
 NIFTI = (nib.Nifti1Image, nib.Nifti2Image, nib.Nifti1Pair, nib.Nifti2Pair)
 EXTENT_MM = (10.0, 1000.0)
 """Of the longest edge of a scan of a head."""
@@ -197,9 +202,10 @@ def _read(path: Path) -> tuple[nib.Nifti1Pair, np.ndarray]:
         with np.errstate(all="ignore"):
             values = np.asanyarray(image.dataobj)
     except READ_ERRORS as error:
+        others = (hint for ending, hint in CONVERTERS.items() if path.name.lower().endswith(ending))
         raise SynthError(
             f"{path}: cannot be read as NIfTI: {first_line(error)}",
-            hint="the file is damaged or not an image; copy or convert it again",
+            hint=next(others, "the file is damaged or not an image; copy or convert it again"),
         ) from error
     return image, values.reshape(shape)
 

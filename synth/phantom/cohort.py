@@ -17,7 +17,7 @@ import torch
 from torch.nn import functional
 
 from synth.base.errors import SynthError
-from synth.base.files import atomic_folder, read_json, write_json, write_text
+from synth.base.files import atomic_folder, cannot_write, read_json, write_json, write_text
 from synth.base.version import __version__
 from synth.data.case import MODALITIES
 from synth.data.tumour_mask import dilated_tumour
@@ -174,7 +174,7 @@ def write_cohort(
     try:
         out.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise SynthError(f"{out}: cannot be made: {error.strerror}") from error
+        raise cannot_write(out / "cohort.json", error) from error
     quiet = None if progress else True  # None: quiet unless on a terminal
     with tqdm(total=cases, initial=cases - len(missing), unit="case", disable=quiet) as bar:
         write = partial(_write_case, out=out, wanted=wanted)
