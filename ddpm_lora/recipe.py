@@ -24,6 +24,7 @@ from ddpm_lora.state_space import ATLAS, BACKGROUND, BandStatistics, Space, spac
 from synth.base.errors import SynthError
 from synth.base.seeding import generator
 from synth.checkpoints import checkpoint
+from synth.checkpoints.convert import LEAST_PATIENTS
 from synth.data.case import MODALITIES
 from synth.data.volume import Volume
 from synth.diffusion.sampling import dpmpp_2m, levels
@@ -34,7 +35,6 @@ Batch = dict[str, Tensor]
 JUDGED_AT = (-4.0, -2.0, 0.0, 2.0, 4.0)
 """Log-SNRs of the validation: the same for every objective, so that their errors compare."""
 PREVIEW_CALLS = 12
-LEAST_PATIENTS = 8  # behind a mean brain that leaves the house
 LEAST_NOISE = 0.3  # σ; below, a clean image's error must not be the whole loss
 
 

@@ -25,13 +25,13 @@ from ddpm_lora.config import PRESETS
 from ddpm_lora.data import SynthesisData
 from ddpm_lora.lora.merging import _scaling
 from ddpm_lora.network import build
-from ddpm_lora.recipe import LEAST_PATIENTS, measure
+from ddpm_lora.recipe import measure
 from synth.base import patient_marks
 from synth.base.errors import SynthError
 from synth.base.files import write_json
 from synth.checkpoints import checkpoint
 from synth.checkpoints.checkpoint import read_metadata, require_finite
-from synth.checkpoints.convert import read_weights, unwrap
+from synth.checkpoints.convert import LEAST_PATIENTS, convert, read_weights, unwrap
 from synth.cli import main
 from synth.data import fill
 from synth.data.cache import ArrayCache
@@ -187,6 +187,18 @@ def test_a_mean_brain_of_eight_shows_a_patient_little(tmp_path: Path) -> None:
     few = replace(PRESETS["tiny"], few_patients=False)
     with pytest.raises(SynthError, match="would show each of them"):
         measure(build(few), SynthesisData(discover(tmp_path)[:7], few))
+
+
+@pytest.mark.parametrize(("count", "allowed"), [(7, False), (8, True)])
+def test_a_mean_brain_of_few_is_not_handed_on(tmp_path: Path, count: int, allowed: bool) -> None:
+    config = replace(PRESETS["tiny"], few_patients=True, width=8, groups=4)
+    checkpoint.save(
+        tmp_path / "run", model=build(config), family="ddpm_lora", preset="tiny", config=config,
+        patients=[f"a-{n}" for n in range(count)],
+    )  # fmt: skip
+    with contextlib.nullcontext() if allowed else pytest.raises(SynthError, match="of 7 patients"):
+        convert(tmp_path / "run", tmp_path / "handed-on")
+    assert (tmp_path / "handed-on").exists() == allowed
 
 
 @pytest.mark.parametrize(

@@ -33,6 +33,9 @@ WRAPPERS = (
 PREFIXES = ("module.", "_orig_mod.", "model.", "denoise_fn.")
 """What wrappers (DataParallel, torch.compile, trainers, diffusion classes) put before names."""
 
+LEAST_PATIENTS = 8
+"""Behind a mean brain that is handed on."""
+
 log = logging.getLogger(__name__)
 
 
@@ -84,10 +87,12 @@ def convert(
 
 def _require_many_patients(source: Path) -> None:
     """Refuse to hand on a mean brain in which one can recognise a patient."""
-    if checkpoint.read_metadata(source)["config"].get("few_patients"):
+    metadata = checkpoint.read_metadata(source)
+    marks = metadata.get("patients") or ()
+    if metadata["config"].get("few_patients") and len(marks) < LEAST_PATIENTS:
         raise SynthError(
-            f"{source} holds the mean brain of few patients, which shows each of them",
-            hint="keep it where the scans are, or train on 8 or more",
+            f"{source} holds the mean brain of {len(marks)} patients, which shows each of them",
+            hint=f"keep it where the scans are, or train on {LEAST_PATIENTS} or more",
         )
 
 
