@@ -192,22 +192,25 @@ def _read(path: Path) -> tuple[nib.Nifti1Pair, np.ndarray]:
     if not path.is_file():
         raise SynthError(f"{path}: no such file", hint="check the path and its spelling")
     try:
-        kind = next((k for k in NIFTI if k.path_maybe_image(path)[0]), None)
-        if kind is None:
-            raise ValueError("it is of another format")
-        image = kind.from_filename(path)
-        shape = _spatial_shape(image.shape, path)
-        _require_scalars(image, path)
-        _require_room(image, path)
-        with np.errstate(all="ignore"):
-            values = np.asanyarray(image.dataobj)
+        with np.errstate(all="ignore"):  # of damaged numbers; what matters is looked at below
+            return _read_nifti(path)
     except READ_ERRORS as error:
         others = (hint for ending, hint in CONVERTERS.items() if path.name.lower().endswith(ending))
         raise SynthError(
             f"{path}: cannot be read as NIfTI: {first_line(error)}",
             hint=next(others, "the file is damaged or not an image; copy or convert it again"),
         ) from error
-    return image, values.reshape(shape)
+
+
+def _read_nifti(path: Path) -> tuple[nib.Nifti1Pair, np.ndarray]:
+    kind = next((k for k in NIFTI if k.path_maybe_image(path)[0]), None)
+    if kind is None:
+        raise ValueError("it is of another format")
+    image = kind.from_filename(path)
+    shape = _spatial_shape(image.shape, path)
+    _require_scalars(image, path)
+    _require_room(image, path)
+    return image, np.asanyarray(image.dataobj).reshape(shape)
 
 
 def _require_scalars(image: nib.Nifti1Pair, path: Path) -> None:
