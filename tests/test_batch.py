@@ -1,5 +1,7 @@
 """A batch goes on after a bad case, and says once what is wrong with many."""
 
+import errno
+import fcntl
 import logging
 import os
 import subprocess
@@ -10,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from synth.base.errors import SynthError
-from synth.base.files import read_json, temporary_of, write_json
+from synth.base.files import lock, only_process, read_json, temporary_of, write_json
 from synth.jobs.cases import Output, run_cases, write_record
 
 
@@ -144,6 +146,20 @@ def test_a_full_disk_stops_only_a_case(caplog, error: Exception, said: str) -> N
         assert run_cases(["a", "b"], work, lambda _: [], name=str, force=True) == 1
     assert said in caplog.text
     assert "b: fine" in caplog.text
+
+
+def test_a_run_on_a_file_system_without_locks_is_only_warned_of(
+    tmp_path, monkeypatch, caplog
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    with only_process(tmp_path):
+        pass
+    assert "cannot be locked: No locks available" in caplog.text
+    with pytest.raises(SynthError, match="cannot be locked"), lock(tmp_path / "job"):
+        pass
 
 
 def test_a_file_is_replaced_whole_and_what_dead_processes_left_is_removed(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ import fcntl
 import glob
 import hashlib
 import json
+import logging
 import os
 import platform
 import shutil
@@ -24,6 +25,7 @@ from synth.base.config import coerce
 from synth.base.errors import SynthError, one_line
 
 T = TypeVar("T")
+log = logging.getLogger(__name__)
 
 MAX_JSON_BYTES = 2**28
 FOREIGN_SECONDS = 86_400.0
@@ -113,10 +115,11 @@ def _host() -> str:
 
 
 @contextlib.contextmanager
-def lock(path: Path, *, wait: bool = False) -> Generator[TextIO | None]:
+def lock(path: Path, *, wait: bool = False, needed: bool = True) -> Generator[TextIO | None]:
     """Yield a file, opened to append and locked; None where another process has the lock.
 
-    The system frees the lock when the process and its children have ended, however they ended.
+    The system frees the lock when the process and its children have ended, however they ended. On
+    a file system without locks, `needed` decides between an error and a warning.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -130,10 +133,12 @@ def lock(path: Path, *, wait: bool = False) -> Generator[TextIO | None]:
         except BlockingIOError:
             free = False
         except OSError as error:
-            raise SynthError(
-                f"{path} cannot be locked: {error.strerror}",
-                hint="choose a folder on a file system with locks (flock)",
-            ) from error
+            said = f"{path} cannot be locked: {error.strerror}"
+            if needed:
+                raise SynthError(
+                    said, hint="choose a folder on a file system with locks (flock)"
+                ) from error
+            log.warning("%s: make sure that only one process works there", said)
         yield file if free else None
 
 
@@ -141,7 +146,7 @@ def lock(path: Path, *, wait: bool = False) -> Generator[TextIO | None]:
 def only_process(folder: Path) -> Generator[None]:
     """Work in a folder alone, or say who does."""
     path = folder / LOCK
-    with lock(path) as file:
+    with lock(path, needed=False) as file:
         # Who opened the file before its last owner removed it holds a lock on nothing.
         if (
             file is None
