@@ -4,6 +4,7 @@ import argparse
 import dataclasses
 import inspect
 import json
+import signal
 import subprocess
 import sys
 import typing
@@ -22,6 +23,22 @@ ROOT = Path(__file__).parents[1]
 COMMANDS = [
     f"{verb} {kind}".split() for verb, row in VERBS.items() for kind in (row.kinds or ("",))
 ] + [["train", family] for family in ("label_gan", "wdm3d", "ddpm_lora", "segmentation")]
+
+
+def test_an_error_that_a_library_makes_of_a_signal_is_no_traceback(monkeypatch, capsys) -> None:
+    def interrupted(*_: object) -> int:
+        try:
+            signal.raise_signal(signal.SIGTERM)
+        except KeyboardInterrupt:
+            raise ImportError("numpy C-extensions failed") from None
+        return 0
+
+    monkeypatch.setattr("synth.cli.run", interrupted)
+    assert main(["check", "x"]) == 143
+    assert capsys.readouterr().err == "synth: stopped; the same command goes on\n"
+    monkeypatch.setattr("synth.cli.run", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        main(["check", "x"])
 
 
 def test_help_is_fast_and_imports_nothing_heavy() -> None:

@@ -26,6 +26,11 @@ def note(number: int) -> bool:
     return len(_received) == 1
 
 
+def was_asked() -> bool:
+    """Say whether a signal came."""
+    return bool(_received)
+
+
 def exit_code() -> int:
     """Return 130, or 143 where SIGTERM came first."""
     return 128 + (_received[0] if _received else signal.SIGINT)

@@ -122,6 +122,11 @@ def _run_to_code(words: Sequence[str]) -> int:
         hint = f" → {found.hint}" if found.hint else ""
         print(one_line(f"synth: {found.message}{hint}"), file=sys.stderr)
         return 2
+    except Exception:
+        if not stopping.was_asked():
+            raise
+        print(stopping.SENTENCE, file=sys.stderr)  # a library made another error of Ctrl-C
+        return stopping.STOPPED[0]
 
 
 def usage() -> str:
