@@ -168,6 +168,9 @@ def test_a_signal_at_any_instant_ends_with_one_sentence(
             time.sleep(float(rng.uniform(0, 0.1)))
             process.send_signal(number)
         said = process.communicate(timeout=90)[1]
+        if process.returncode in (-number, -signal.SIGINT) and SENTENCE not in said:
+            assert "synth/" not in said  # Python itself was still starting
+            continue
         assert "Traceback" not in said, (delay, said)
         if process.returncode not in (0, 2):  # it was not faster
             assert process.returncode == 128 + number in STOPPED
