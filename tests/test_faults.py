@@ -70,7 +70,7 @@ def failing(kind: str, number: int, out: Path, code: int) -> Generator[list[str]
     calls: list[str] = []
 
     def fail(original: Callable, path: Any) -> bool:
-        own = isinstance(path, int) or Path(os.path.abspath(path)).is_relative_to(out)
+        own = isinstance(path, int) or Path(os.path.abspath(os.fsdecode(path))).is_relative_to(out)
         if own:
             calls.append(str(path))
         return own and len(calls) - 1 == number

@@ -7,6 +7,7 @@ import logging
 import os
 import socket
 import sys
+import threading
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -130,6 +131,7 @@ class RunLog:
             # The steps past it will be taken and logged again.
             kept = [r for r in read_metrics(self.path) if r["step"] <= resumed_step]
             write_text(self.path, "".join(json.dumps(r) + "\n" for r in kept))
+        self.hook, threading.excepthook = threading.excepthook, _leave_to_caller
         self.folder = folder / "tensorboard"
         _forget_host(self.folder)
         self.board = SummaryWriter(str(self.folder), purge_step=resumed_step + 1)
@@ -151,8 +153,17 @@ class RunLog:
         return self
 
     def __exit__(self, *error: object) -> None:
-        self.board.close()
+        try:
+            self.board.close()
+        finally:
+            threading.excepthook = self.hook
         _forget_host(self.folder)
+
+
+def _leave_to_caller(failure: threading.ExceptHookArgs) -> None:
+    """Print no traceback of a failed write in TensorBoard's thread: its caller is told, too."""
+    if not isinstance(failure.exc_value, OSError):
+        threading.__excepthook__(failure)
 
 
 def _forget_host(folder: Path) -> None:
