@@ -120,9 +120,8 @@ class Provenance:
         donors = [Case(id=name, files={}) for name in record["source"].get("donors", ())]
         marks = [*(record.get("patients") or ()), *patient_marks(donors)]
         found = find_folds(self.split, marks)
-        if record.get("unmarked", True) or are_foreign(
-            marks
-        ):  # an older record does not tell of the label map's model
+        # An older record says nothing of the label map's model.
+        if record.get("unmarked", True) or are_foreign(marks):
             if self.held_out is None:
                 return None
             found |= set(self.split.folds) - {self.held_out}

@@ -28,7 +28,7 @@ from ddpm_lora.network import build
 from ddpm_lora.recipe import measure
 from synth.base import patient_marks
 from synth.base.errors import SynthError
-from synth.base.files import write_json
+from synth.base.files import read_json, write_json
 from synth.checkpoints import checkpoint
 from synth.checkpoints.checkpoint import read_metadata, require_finite
 from synth.checkpoints.convert import LEAST_PATIENTS, convert, read_weights, unwrap
@@ -41,7 +41,7 @@ from synth.jobs.job import python_environment
 from synth.phantom.cohort import write_cohort
 from synth.training import run_state
 from tests.conftest import write_case
-from wdm3d.cases import find_doubts
+from wdm3d.cases import Inpainter, find_doubts
 from wdm3d.generate import inpaint, load
 
 ROOT = Path(__file__).parents[1]
@@ -247,6 +247,28 @@ def test_what_a_model_does_not_know_is_said_once(tmp_path, caplog) -> None:
     assert any("normalised" in doubt for doubt in find_doubts(first, scored, model))
     head = replace(scan, affine=scan.affine @ np.diag([12.0, 12, 12, 1]))
     assert any("skull" in doubt for doubt in find_doubts(first, head, model))
+
+
+def test_a_single_scan_of_another_contrast_is_named_after_it(tmp_path, capsys) -> None:
+    case = write_case(tmp_path, seed=1)
+    scan, mask = (f"{case}/{case.name}-{n}.nii.gz" for n in ("t1c", "mask-healthy"))
+    words = f"inpaint {scan} --mask {mask} --model {ROOT}/weights/wdm3d_known --device cpu"
+    assert main([*words.split(), "-o", str(tmp_path / "out")]) == 0
+    assert "the model knows t1n, the scan is t1c" in capsys.readouterr().err
+    assert (tmp_path / "out" / f"{case.name}-t1c-inference.nii.gz").exists()
+
+
+def test_a_volume_given_as_t1n_is_taken_for_it(tmp_path: Path) -> None:
+    case = write_case(tmp_path, seed=1)
+    scan, mask = (case / f"{case.name}-{n}.nii.gz" for n in ("t2f", "mask-healthy"))
+    painter = Inpainter(ROOT / "weights" / "wdm3d_known", force_cpu=True)
+    assert painter.infer_single(scan, mask, tmp_path / "out.nii.gz").exists()
+
+
+def test_a_number_that_no_float_holds_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "a.json").write_text('{"x": 1%s}' % ("0" * 400))
+    with pytest.raises(SynthError, match="not valid JSON"):
+        read_json(tmp_path / "a.json", dict[str, float])
 
 
 @pytest.mark.parametrize(

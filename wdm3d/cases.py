@@ -50,12 +50,20 @@ log = logging.getLogger(__name__)
 
 
 def case_of(
-    scan: Path, *, mask: Path | None = None, seg: Path | None = None, scheme: str = "auto"
+    scan: Path,
+    *,
+    mask: Path | None = None,
+    seg: Path | None = None,
+    scheme: str = "auto",
+    role: str | None = None,
 ) -> Case:
-    """Return the case of a single scan; its id, which seeds the draws, is read off the name."""
+    """Return the case of a single scan; its id, which seeds the draws, is read off the name.
+
+    So is its contrast, unless `role` says what to take it for.
+    """
     named = split_name(scan)
     case_id = named[0] if named else scan.name.removesuffix(".gz").removesuffix(".nii")
-    role = named[1] if named and named[1] in (*MODALITIES, "voided") else "t1n"
+    role = role or (named[1] if named and named[1] in (*MODALITIES, "voided") else "t1n")
     files = {role: scan} | {role: p for role, p in (("mask", mask), ("seg", seg)) if p}
     case = Case(id=case_id, files=files)
     return case.with_scheme(guess_scheme(case_id) if scheme == "auto" else scheme)
@@ -206,7 +214,7 @@ class Inpainter:
 
     def infer_single(self, t1n: str | Path, mask: str | Path, output_file: str | Path) -> Path:
         """Fill one scan, voided or not, and write it; returns where."""
-        return self._fill(case_of(Path(t1n), mask=Path(mask)), Path(output_file))
+        return self._fill(case_of(Path(t1n), mask=Path(mask), role="t1n"), Path(output_file))
 
     def infer_batch(self, data_folder: str | Path, output_folder: str | Path) -> list[Path]:
         """Fill A/A-t1n-voided.nii.gz for each A into output_folder/A.nii.gz; returns the files.

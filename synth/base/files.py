@@ -215,7 +215,7 @@ def parse_json(text: str, kind: type[T], *, name: str) -> T:
     try:
         values = json.loads(text, object_pairs_hook=_without_duplicates)
         return coerce(values, kind, "")
-    except (ValueError, RecursionError) as error:
+    except (ValueError, OverflowError, RecursionError) as error:
         raise SynthError(f"{name}: not valid JSON: {one_line(str(error))}", hint=CORRECT) from error
     except SynthError as error:
         raise SynthError(f"{name}: {error.message}", hint=CORRECT) from error

@@ -141,12 +141,12 @@ def _contrasts(cases: Sequence[Case], config: Config) -> tuple[str, ...]:
     """Return the model's contrasts; of a single scan of another contrast, that one."""
     from synth.data.case import MODALITIES
 
-    own = [role for role in MODALITIES if cases and role in cases[0].files]
-    if len(cases) == 1 and len(own) == 1 and own[0] not in config.modalities:
-        if config.mode == "guided":
-            return tuple(own)
+    own = tuple(role for role in MODALITIES if cases and role in cases[0].files)
+    if len(cases) != 1 or len(own) != 1 or own[0] in config.modalities:
+        return config.modalities
+    if config.mode != "guided":
         log.warning("the model knows %s, the scan is %s", ", ".join(config.modalities), own[0])
-    return config.modalities
+    return own
 
 
 def _cases(data: Path, mask: Path | None, seg: Path | None, scheme: str) -> list[Case]:
