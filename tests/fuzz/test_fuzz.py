@@ -47,11 +47,12 @@ FAST, SLOW = 25, 1600
 
 @contextlib.contextmanager
 def bounded() -> Generator[None]:
-    """Bound the seconds of a call, and of what it may add to the memory of the process."""
+    """Bound the seconds of a call, and the memory of the process while it runs."""
 
     def stop(*_: object) -> None:
         raise TimeoutError(f"more than {MOST_SECONDS} s")
 
+    most = max(MOST_BYTES, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
     before = signal.signal(signal.SIGALRM, stop)
     signal.alarm(MOST_SECONDS)
     try:
@@ -59,7 +60,7 @@ def bounded() -> Generator[None]:
     finally:
         signal.alarm(0)
         signal.signal(signal.SIGALRM, before)
-    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 < 2 * MOST_BYTES
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 <= most
 
 
 def refused_or_read(read: Callable[[], object]) -> object:
