@@ -11,7 +11,7 @@
 # MODE=masks     place new healthy masks, or tumours (KIND=tumour), in the brains of DATA_DIR
 # MODE=sample    draw four scans for the label maps of LABELS
 # MODE=segment   find WT, TC and ET in the scans of DATA_DIR
-# MODE=test      the tests without the slow ones; MODE=test_all all; MODE=lint ruff and ty
+# MODE=test      the tests without the slow ones; MODE=test_all all; MODE=lint ruff, ty and known holes of packages
 # MODE=setup     only set up; EXTRAS=dev,cluster adds optional parts
 #
 # Each verb of synth is a mode, and each of its options a key: --batch-size 4 is BATCH_SIZE=4. Further keys:
@@ -25,6 +25,7 @@ ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 VENV=$ROOT/.venv
 PY=$VENV/bin/python
 export PYTHONSAFEPATH=1 # code in the current folder is not ours
+HOLES=https://api.osv.dev
 CPU_TORCH=https://download.pytorch.org/whl/cpu
 ALIASES='DATA_DIR=data DATA_SPLIT_JSON=split JSON_FILE=split OUTPUT_DIR=out SAVE_FOLDER=out RUN_DIR=out
 MODEL_PATH=model ITERATIONS=steps SAMPLING_STEPS=steps CHANNELS=modalities TRAIN_MODE=mode BEG=begin
@@ -48,10 +49,11 @@ make_venv() { # make_venv MEGABYTES, with the first interpreter of a version tha
   "$python" -m venv "$VENV" >&2 || die "$python cannot make a venv, see above (Debian, Ubuntu: apt install python3-venv)"
 }
 
-install_all() { # install_all INDEX_OF_TORCH PROJECT: the second index answers for torch alone
+install_all() { # install_all INDEX_OF_TORCH PROJECT: that index answers for torch alone, core.lock has the hashes
   local pip=("$PY" -m pip install) torch
   torch=$(grep '^torch==' constraints.txt)
   [ -z "$1" ] || "${pip[@]}" --no-deps --index-url "$1" "$torch" || return
+  "${pip[@]}" --no-deps --require-hashes -r core.lock || return
   PIP_CONSTRAINT=constraints.txt PIP_BUILD_CONSTRAINT=constraints.txt "${pip[@]}" -c constraints.txt pip -e "$2"
 }
 
@@ -59,7 +61,7 @@ set_up() { # set_up EXTRA,…: when this returns, .venv holds them
   local state=$VENV/.setup stamp='' have='' extra wanted fingerprint index='' megabytes=3000 out
   # The state is "FINGERPRINT EXTRAS" of the last set-up that worked; without it, .venv is half made.
   [ ! -f "$state" ] || read -r stamp have <"$state" || true
-  fingerprint=$({ echo "$ROOT" && cat "$ROOT/pyproject.toml" "$ROOT/constraints.txt"; } | cksum | tr ' ' -)
+  fingerprint=$({ echo "$ROOT" && cat "$ROOT"/{pyproject.toml,constraints.txt,core.lock}; } | cksum | tr ' ' -)
   wanted=${have:-core}
   for extra in ${1//,/ }; do
     case ",$wanted," in *",$extra,"*) ;; *) wanted=$wanted,$extra ;; esac
@@ -91,6 +93,14 @@ set_up() { # set_up EXTRA,…: when this returns, .venv holds them
     die 'pip failed, see above; the same command tries again'
   fi
   echo "$fingerprint core$wanted" >"$state.new" && mv "$state.new" "$state"
+}
+
+audit() { # known holes of the pinned packages; where no database answers, a word instead
+  if "$PY" -c "import urllib.request as u; u.urlopen('$HOLES/v1/vulns/OSV-2020-111', timeout=5)" 2>/dev/null; then
+    "$PY" -m pip_audit --vulnerability-service osv --disable-pip --no-deps --requirement constraints.txt
+  else
+    echo "run.sh: $HOLES does not answer, so the packages were not searched for known holes" >&2
+  fi
 }
 
 MODE=demo PYTHON='' EXTRAS='' DEVICE='' given=() # only from the command line, not from the environment
@@ -130,7 +140,7 @@ done
 set_up "$EXTRAS"
 case $MODE in
   setup) exit ;;
-  lint) cd "$ROOT" && "$PY" -m ruff check . && "$PY" -m ruff format --check . && exec "$PY" -m ty check --python "$VENV" ;;
+  lint) cd "$ROOT" && "$PY" -m ruff check . && "$PY" -m ruff format --check . && "$PY" -m ty check --python "$VENV" && audit; exit ;;
   test) options=(-m 'not slow' ${options[@]+"${options[@]}"}) ;;
   test_all) ;;
   *) exec "$PY" -m synth "${verb[@]}" ${options[@]+"${options[@]}"} ;;

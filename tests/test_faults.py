@@ -206,7 +206,8 @@ def test_kills_at_any_instant_change_nothing(place: Path, verb: str) -> None:
 
 
 PAIRS = [
-    pytest.param(verb, later, marks=[] if verb in ("segment", "train") and not later else pytest.mark.slow)
+    (verb, 0) if verb in ("segment", "train") and not later
+    else pytest.param(verb, later, marks=pytest.mark.slow)
     for verb in VERBS for later in (0, 0.5, 1, 3)
 ]  # fmt: skip
 

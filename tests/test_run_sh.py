@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from synth.cli import look_up
+from tests import core_lock
 
 ROOT = Path(__file__).parents[1]
 PAGES = ("README.md", "CONTRIBUTING.md", *(f"docs/{p.name}" for p in (ROOT / "docs").glob("*.md")))
@@ -33,7 +34,7 @@ esac
 @pytest.fixture
 def checkout(tmp_path):
     """A checkout without .venv, and a stand-in for the interpreter in it."""
-    for name in ("run.sh", "pyproject.toml", "constraints.txt"):
+    for name in ("run.sh", "pyproject.toml", "constraints.txt", "core.lock"):
         shutil.copy(ROOT / name, tmp_path / name)
     (tmp_path / "bin").mkdir()
     for name, text in {
@@ -263,3 +264,42 @@ def test_no_network_is_one_sentence_with_the_real_pip(checkout):
         "no network: the package index does not answer; run the same command when it does\n"
     )
     assert not (checkout / ".venv" / ".setup").exists()
+
+
+def test_the_lock_holds_the_core_and_agrees_with_the_pins():
+    lines = (ROOT / "core.lock").read_text().splitlines()
+    locked = dict(re.fullmatch(r"(\S+)==(\S+) \\", line).groups() for line in lines if "==" in line)
+    assert locked == {name: core_lock.pins()[name] for name in core_lock.core()}
+    hashes = [line for line in lines if line.startswith("    --hash=sha256:")]
+    assert len(hashes) > 4 * len(locked)
+    assert all(re.fullmatch(r"    --hash=sha256:[0-9a-f]{64}( \\)?", line) for line in hashes)
+
+
+def test_another_file_than_the_locked_one_is_refused(tmp_path):
+    wheel = tmp_path / "einops-0.8.2-py3-none-any.whl"
+    wheel.write_bytes(b"another")
+    done = subprocess.run(
+        [sys.executable, "-m", "pip", "install", "--no-deps", "--require-hashes", "--dry-run",
+         "--ignore-installed", "--no-index", "--find-links", tmp_path, "-r", "einops.lock"],
+        cwd=write_lock_of("einops", tmp_path), capture_output=True, text=True,
+        env={**os.environ, "PIP_CONFIG_FILE": os.devnull},
+    )  # fmt: skip
+    assert done.returncode != 0
+    assert "DO NOT MATCH THE HASHES" in done.stderr
+
+
+def write_lock_of(name: str, folder: Path) -> Path:
+    text = (ROOT / "core.lock").read_text()
+    (found,) = re.findall(rf"^{name}==(?:.*\\\n)+.*", text, re.MULTILINE)
+    (folder / f"{name}.lock").write_text(found + "\n")
+    return folder
+
+
+@pytest.mark.parametrize(("code", "said"), [("1", "does not answer"), ("0", "[-m][pip_audit]")])
+def test_lint_says_whether_packages_were_searched_for_holes(checkout, code, said):
+    fake = FAKE_PYTHON.replace('"-m pip "*', f'*vulns*) exit {code} ;;\n  "-m pip "*')
+    (checkout / "python").write_text(fake)
+    found, out, error = run(checkout, "MODE=lint", "PYTHON=./python")
+    assert found == 0, error
+    assert "[ruff]" in out
+    assert said in out + error
