@@ -46,11 +46,12 @@ def core() -> list[str]:
 
 def usable(tag: Tag) -> bool:
     """Whether a wheel with this tag may be installed by one of our users."""
-    return (
-        re.fullmatch(r"py3|py2\.py3|cp31[123]|cp3\d?", tag.interpreter) is not None
-        and re.match("any|manylinux|macosx", tag.platform) is not None
-        and tag.abi in ("none", "abi3", tag.interpreter)
+    python = (
+        tag.interpreter in ("cp311", "cp312", "cp313")
+        if tag.abi == tag.interpreter
+        else tag.abi in ("none", "abi3") and re.fullmatch(r"py3|cp3\d*", tag.interpreter)
     )
+    return bool(python and re.match("any|manylinux|macosx", tag.platform))
 
 
 def hashes(name: str, version: str) -> list[str]:
