@@ -14,6 +14,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from synth.base.errors import SynthError
 from synth.checkpoints.checkpoint import Checkpoint
 from synth.diffusion.wavelet import any_in_block, idwt3
 from tests.conftest import ball, brain
@@ -218,3 +219,8 @@ def test_noise_lives_inside_the_hole_with_unit_variance() -> None:
     voxels = idwt3(noise)
     assert voxels[batch["roi"] == 0].abs().max() < 1e-5
     assert float(voxels[batch["roi"] > 0].std()) == pytest.approx(1, abs=0.08)
+
+
+def test_a_model_of_no_contrast_is_refused() -> None:
+    with pytest.raises(SynthError, match="modalities is empty"):
+        Config(modalities=())

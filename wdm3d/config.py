@@ -95,6 +95,8 @@ class Config:
             low_divisor=(1e-3, 1e3), residual_scale=(1e-4, 1e3), heads=(0, 10**6),
             holes=(1, 1000), lr=(0, 10),
         )  # fmt: skip
+        if not self.modalities:
+            raise SynthError("modalities is empty", hint="name one contrast or more, such as t1n")
         if self.wavelet_levels not in (1, 2):
             raise SynthError(f"wavelet_levels = {self.wavelet_levels}", hint="1 or 2")
         if self.crop % self.divisor:

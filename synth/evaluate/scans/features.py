@@ -11,10 +11,11 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from itertools import takewhile
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -239,6 +240,8 @@ class Description:
     code: Code
     energies: np.ndarray
     """(4, levels, 7)."""
+    looks: Mapping[str, Mapping[str, float]]
+    """What the two-sample test sees, of the case ("") and of its spoiled copies."""
     row: dict[str, float]
     """Numbers of this case alone: regions, texture, Dice, brightness in the file's unit."""
     thumbnail: np.ndarray | None = field(default=None, repr=False)
@@ -255,6 +258,7 @@ def describe(
     features: Callable[[Scans], np.ndarray],
     segmenter: TumourSegmenter | None = None,
     *,
+    looks: Mapping[str, Mapping[str, float]] = MappingProxyType({}),
     thumbnail: bool = False,
 ) -> Description:
     """Measure a case; `segmenter` compares its own answer with the labels."""
@@ -272,6 +276,7 @@ def describe(
         features=features(scans),
         code=code_of(scans),
         energies=energies,
+        looks=looks,
         row=row,
         thumbnail=_thumbnail(scans.image) if thumbnail else None,
     )

@@ -26,6 +26,7 @@ from synth.evaluate.common import (
 )
 from synth.evaluate.quality_filter import Rule
 from synth.evaluate.scans import tables as synthesis_tables
+from synth.evaluate.scans import two_sample
 from synth.evaluate.scans.features import (
     DICE,
     Description,
@@ -172,6 +173,7 @@ class Reader:
     def read(self, name: str, cases: Sequence[Case], bar: Progress) -> list[Description]:
         """Describe the cases of a set; a bad one is noted and left out."""
         training = name == "training"
+        number_of = {case.id: number for number, case in enumerate(cases)}
         drawn, thumbnails = (
             {cases[i].id for i in evenly(len(cases), 0 if training else most)}
             for most in (ROWS * self.pictures, THUMBNAILS)
@@ -180,7 +182,13 @@ class Reader:
         def describe_case(case: Case) -> Description:
             scans = load_scans(case, self.spacing_mm)
             segmenter = None if training else self.segmenter
-            found = describe(scans, self.features, segmenter, thumbnail=case.id in thumbnails)
+            looks = {} if training else {"": two_sample.looks(scans)}
+            if name == "real":
+                copies = two_sample.spoiled(scans, number_of[case.id])
+                looks |= {kind: two_sample.looks(copy) for kind, copy in copies}
+            found = describe(
+                scans, self.features, segmenter, looks=looks, thumbnail=case.id in thumbnails
+            )
             if case.id in drawn:
                 row = (case.id, panels_of(scans))
                 self.panels.setdefault(name, []).append(row)
@@ -233,7 +241,6 @@ def evaluate_synthesis(
         read = {name: reader.read(name, cases, bar) for name, cases in sets.items()}
     reference = ScanReference(read["real"], read.get("training", ()))
     verdicts = {n: reference.judge(read[n], training=n == "training") for n in read if n != "real"}
-    gate = _gate(out, rules, verdicts["generated"], read["generated"])
     if wish.pictures:
         _draw(out, reader, read)
     results = {
@@ -241,17 +248,18 @@ def evaluate_synthesis(
         "features": reader.features.name,
         "real": reference.numbers(reference.verdict, read["real"]) | {"halves": reference.floor},
         **{name: reference.numbers(verdict, read[name]) for name, verdict in verdicts.items()},
+        "two_sample": two_sample.judge(read["generated"], read["real"]),
         "copies": _copies(verdicts["generated"], read),
         "copy_distance": 1 - reference.copies.rule.threshold if reference.copies else None,
         "signs": reference.expected,
-        "gate": gate,
+        "gate": _gate(out, rules, verdicts["generated"], read["generated"]),
     }
     tables = synthesis_tables.tables(results)
     return run.write(
         tables,
         results,
         _per_case(read, {"real": reference.verdict, **verdicts}, reference),
-        "\n\n".join(plain_table(t) for _, t in tables[:3]),
+        "\n\n".join(plain_table(t) for _, t in tables[:4]),
         files=_hashes(read),
     )
 

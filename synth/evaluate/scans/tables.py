@@ -24,15 +24,26 @@ REGIONS_HEAD = (
     "brain as a share of its 99.5th percentile; levels are log10 of that percentile in the file's "
     "unit."
 )
+APART_HEAD = (
+    "Can a classifier tell the scans from real ones, outside the tumour? 0.5: it cannot, 1: it "
+    "always can. The lines of real scans say whether to believe it."
+)
+APART_NAMES = {
+    "made": "made, from real",
+    "real": "half of the real, from the rest (0.5 or less is right)",
+    "blurred": "real but blurred, from real (1 is right)",
+    "noised": "real but with noise, from real (1 is right)",
+}
 SETS = ("generated", "training", "real")
 NAMES = {"real": "unseen real"}
 MIN_SET_SIZE = 30  # cases in either set, below which KID tells large differences only
 
 
 def tables(summary: Mapping[str, Any]) -> list[tuple[str, Rows]]:
-    """Return every table with its heading; the first three are for the terminal."""
+    """Return every table with its heading; the first four are for the terminal."""
     sets = {NAMES.get(name, name): summary[name] for name in SETS if name in summary}
-    found = [(f"{SETS_HEAD} Features: {summary['features']}.", _sets(sets))]
+    apart = [(APART_HEAD, _apart(summary["two_sample"]))] if summary["two_sample"] else []
+    found = [*apart, (f"{SETS_HEAD} Features: {summary['features']}.", _sets(sets))]
     if summary["real"]["seg_dice"] is not None:
         found.append((DICE_HEAD, _dice(sets)))
     made = summary["generated"]
@@ -45,6 +56,8 @@ def headline(summary: Mapping[str, Any]) -> str:
     """Say the numbers that matter in one line, and how much such sets can tell."""
     made, real = summary["generated"], summary["real"]
     parts = []
+    if summary.get("two_sample"):
+        parts.append(f"told from real scans: {_auc(summary['two_sample']['made'])}")
     if made.get("kid"):
         parts.append(f"KID {_distance(made, 'kid')}, real halves {_distance(real, 'kid')}")
     if made["seg_dice"] is not None:
@@ -70,6 +83,15 @@ def _sets(sets: Mapping[str, Mapping[str, Any]]) -> Rows:
             _of(own.get("nearest_distance"), "mean"), str(own.get("copied", "–")),
         ])  # fmt: skip
     return rows
+
+
+def _apart(found: Mapping[str, Mapping[str, float]]) -> Rows:
+    rows = [["told apart", "AUC [95 %]"]]
+    return rows + [[APART_NAMES[name], _auc(own)] for name, own in found.items()]
+
+
+def _auc(own: Mapping[str, float]) -> str:
+    return f"{own['auc']:.2f} [{own['low']:.2f}, {own['high']:.2f}]"
 
 
 def _dice(sets: Mapping[str, Mapping[str, Any]]) -> Rows:

@@ -64,6 +64,12 @@ def section(study: Study) -> Section:
 def _tiles(found: Source) -> Html:
     beside = joined("beside ", found.figure("real", "cases", form="d"), " real ones")
     tiles = [tile(found.figure("generated", "cases", form="d"), "scans judged", beside)]
+    if found.get().get("two_sample"):
+        apart = ("two_sample", "made", "auc")
+        tiles.append(
+            tile(found.figure(*apart, form=".2f"), "told from real scans (AUC)",
+                 "0.5: a classifier cannot, 1: it always can")
+        )  # fmt: skip
     if found.get("generated").get("kid"):
         tiles.append(
             tile(found.figure("generated", "kid", "value"), "KID to real scans",

@@ -1,0 +1,102 @@
+"""The two-sample test of scans: it finds what an eye finds, and nothing where nothing is."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scipy import ndimage
+from sklearn.metrics import roc_auc_score
+
+from synth.evaluate.scans.judge import evaluate_synthesis
+from synth.evaluate.scans.scan_case import Scans
+from synth.evaluate.scans.two_sample import area_under_curve, looks, spoiled, tell_apart
+from tests.test_judge_synthesis import cohort
+from tests.test_synthesis_features import altered, loaded
+
+
+@pytest.fixture(scope="module")
+def scans(tmp_path_factory: pytest.TempPathFactory) -> list[Scans]:
+    return loaded(tmp_path_factory.mktemp("scans"), range(1, 25))
+
+
+@pytest.fixture(scope="module")
+def real(scans: list[Scans]) -> list[tuple[dict[str, float], str]]:
+    return [(looks(s), s.case.patient) for s in scans]
+
+
+def test_real_scans_are_not_told_from_real_ones(real) -> None:
+    found = tell_apart(real[::2], real[1::2])
+    assert found.low < 0.6
+    assert found.auc < 0.7
+
+
+def flipped(scans: Scans) -> Scans:
+    """Exchange one contrast by its mirror image: its edges are where no other has them."""
+    image = scans.image.copy()
+    image[2] = np.where(scans.brain, image[2][:, ::-1], 0)
+    return replace(scans, image=image)
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda s: dict(spoiled(s, 0))["blurred"],
+        lambda s: dict(spoiled(s, int(s.case.id.split("-")[2])))["noised"],
+        lambda s: altered(s, lambda v: 0.5 * v + 0.5 * ndimage.gaussian_filter(v, (0, 2, 2, 2))),
+        flipped,
+    ],
+    ids=["blurred", "noised", "half blurred", "a contrast exchanged"],
+)
+def test_what_an_eye_finds_is_found(spoil, scans, real) -> None:
+    made = [(looks(spoil(s)), s.case.patient) for s in scans[::2]]
+    assert tell_apart(made, real[1::2]).auc >= 0.95
+
+
+def test_brightness_and_unit_of_the_file_are_no_sign(scans) -> None:
+    one = scans[0]
+    other = replace(one, image=one.image * 0.5)
+    same = looks(other)
+    for name, value in looks(one).items():
+        assert same[name] == pytest.approx(value, abs=2e-3), name
+
+
+def test_the_tumour_is_not_looked_at(scans) -> None:
+    one = next(s for s in scans if (s.classes > 0).any())
+    inside = ndimage.binary_erosion(one.classes > 0, iterations=2)
+    other = looks(replace(one, image=np.where(inside, one.image + 1e-3, one.image)))
+    for name, value in looks(one).items():
+        assert other[name] == pytest.approx(value, abs=0.1), name
+
+
+def test_the_area_is_that_of_scikit_learn_ties_included() -> None:
+    rng = np.random.default_rng(0)
+    for n in (5, 30, 200):
+        scores, first = rng.integers(0, 6, n).astype(float), rng.random(n) < 0.4
+        first[:2] = True, False
+        assert area_under_curve(scores, first) == pytest.approx(roc_auc_score(first, scores))
+
+
+def test_no_patient_is_judged_by_what_was_learned_from_it() -> None:
+    """Numbers that name the patient and nothing else tell the sets apart only by a leak."""
+    rng = np.random.default_rng(1)
+    marks = rng.standard_normal((20, 12))
+
+    def cases(patients: range) -> list[tuple[dict[str, float], str]]:
+        return [({f"n{i}": v for i, v in enumerate(marks[p])}, str(p)) for p in patients] * 4
+
+    assert tell_apart(cases(range(10)), cases(range(10, 20))).low < 0.6
+
+
+def test_the_judge_puts_it_first(tmp_path: Path) -> None:
+    cohort(tmp_path / "real", range(1, 13))
+    cohort(tmp_path / "made", range(101, 107))
+    found = evaluate_synthesis(
+        tmp_path / "made", tmp_path / "real", tmp_path / "out", pictures=False
+    ).summary["two_sample"]
+    assert found.keys() == {"made", "real", "blurred", "noised"}
+    assert all(v["low"] <= v["auc"] <= v["high"] for v in found.values())
+    assert found["made"]["auc"] < 0.9
+    assert min(found["blurred"]["auc"], found["noised"]["auc"]) >= 0.95
+    first = (tmp_path / "out" / "table.md").read_text().split("|")[0]
+    assert "Can a classifier tell" in first
