@@ -259,7 +259,7 @@ def evaluate_synthesis(
         tables,
         results,
         _per_case(read, {"real": reference.verdict, **verdicts}, reference),
-        "\n\n".join(plain_table(t) for _, t in tables[:4]),
+        "\n\n".join(plain_table(t) for _, t in tables[:3]),
         files=_hashes(read),
     )
 

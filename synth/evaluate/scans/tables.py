@@ -40,7 +40,7 @@ MIN_SET_SIZE = 30  # cases in either set, below which KID tells large difference
 
 
 def tables(summary: Mapping[str, Any]) -> list[tuple[str, Rows]]:
-    """Return every table with its heading; the first four are for the terminal."""
+    """Return every table with its heading; the first three are for the terminal."""
     sets = {NAMES.get(name, name): summary[name] for name in SETS if name in summary}
     apart = [(APART_HEAD, _apart(summary["two_sample"]))] if summary["two_sample"] else []
     found = [*apart, (f"{SETS_HEAD} Features: {summary['features']}.", _sets(sets))]
