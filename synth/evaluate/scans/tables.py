@@ -26,11 +26,12 @@ REGIONS_HEAD = (
 )
 APART_HEAD = (
     "Can a classifier tell the scans from real ones, outside the tumour? 0.5: it cannot, 1: it "
-    "always can. The lines of real scans say whether to believe it."
+    "always can. "
+    "The lines of real scans say whether to believe it: what 95 % of halves lie within is luck."
 )
 APART_NAMES = {
     "made": "made, from real",
-    "real": "half of the real, from the rest (0.5 or less is right)",
+    "real": "halves of the real, from each other",
     "blurred": "real but blurred, from real (1 is right)",
     "noised": "real but with noise, from real (1 is right)",
 }

@@ -21,6 +21,7 @@ from synth.base.errors import SynthError
 from synth.data.case import MODALITIES
 from synth.evaluate.scans.features import Description, standardised
 from synth.evaluate.scans.scan_case import Scans
+from synth.metrics.distribution import halvings
 
 SCALES = (0.7, 1.4, 2.8)
 """Gaussian widths in voxels, at which gradients are measured."""
@@ -28,14 +29,18 @@ PERCENTILES = (2, 10, 90, 98)
 LEAST_PATIENTS = 6
 """In each set; with fewer the classifier would learn from next to nothing."""
 FOLDS, REPEATS, RESAMPLES = 5, 10, 2000
+DEALS = 40
+"""Of real patients into halves: a single one of few patients can be told apart by luck."""
 BLUR, NOISE = 0.7, 0.3
 """Of the spoiled scans: width in voxels; sd in interquartile ranges of the brain."""
 Looks = dict[str, float]
+Cases = Sequence[tuple[Mapping[str, float], str]]
+"""The numbers and the patient of each case."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class TwoSample:
-    """How well two sets are told apart; the interval draws patients."""
+    """How well two sets are told apart, with its interval."""
 
     auc: float
     low: float
@@ -87,20 +92,37 @@ def judge(made: Sequence[Description], real: Sequence[Description]) -> dict[str,
     theirs = [(d.looks[""], d.case.patient) for d in real]
     found = {"made": tell_apart([(d.looks[""], d.case.patient) for d in made], theirs)}
     if len({patient for _, patient in theirs}) >= 2 * LEAST_PATIENTS:
-        found["real"] = tell_apart(theirs[::2], theirs[1::2])
+        found["real"] = real_halves(theirs)
     for kind in [k for k in real[0].looks if k]:
         # The same patients: a fold learns from one side of none that it judges.
         found[kind] = tell_apart([(d.looks[kind], d.case.patient) for d in real], theirs)
     return {name: asdict(value) for name, value in found.items()}
 
 
-def tell_apart(
-    one: Sequence[tuple[Mapping[str, float], str]],
-    other: Sequence[tuple[Mapping[str, float], str]],
-    *,
-    seed: int = 0,
-) -> TwoSample:
-    """Cross-fit a linear classifier over patients; each set is numbers and patient of its cases."""
+def tell_apart(one: Cases, other: Cases, *, seed: int = 0) -> TwoSample:
+    """Tell two sets apart; the interval draws patients."""
+    scores, first, patients = cross_fitted(one, other, repeats=REPEATS, seed=seed)
+    low, high = _interval(scores, first, patients, seed)
+    return TwoSample(auc=area_under_curve(scores, first), low=low, high=high)
+
+
+def real_halves(real: Cases, *, seed: int = 0) -> TwoSample:
+    """Deal the patients into halves many times: the mean, and what 95 % of the deals lie within."""
+    patients = np.array([patient for _, patient in real])
+    names, found = np.unique(patients), []
+    for half in halvings(len(names), seed=seed)[:DEALS]:
+        mine = np.isin(patients, names[half])
+        one, other = ([real[i] for i in np.flatnonzero(side)] for side in (mine, ~mine))
+        scores, first, _ = cross_fitted(one, other, repeats=1, seed=seed)
+        found.append(area_under_curve(scores, first))
+    low, high = np.quantile(found, (0.025, 0.975))
+    return TwoSample(auc=float(np.mean(found)), low=float(low), high=float(high))
+
+
+def cross_fitted(
+    one: Cases, other: Cases, *, repeats: int, seed: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return of each case its score, whether it is of the first set, and its patient's number."""
     from sklearn.linear_model import LogisticRegression
     from sklearn.model_selection import StratifiedGroupKFold
     from sklearn.pipeline import make_pipeline
@@ -112,13 +134,12 @@ def tell_apart(
     first = np.arange(len(both)) < len(one)
     patients = np.unique([p for _, p in both], return_inverse=True)[1]
     scores = np.zeros(len(both))
-    for repeat in range(REPEATS):
+    for repeat in range(repeats):
         folds = StratifiedGroupKFold(FOLDS, shuffle=True, random_state=seed + repeat)
         for train, test in folds.split(x, first, patients):
             model = make_pipeline(StandardScaler(), LogisticRegression(C=0.1, max_iter=1000))
             scores[test] += model.fit(x[train], first[train]).decision_function(x[test])
-    low, high = _interval(scores, first, patients, seed)
-    return TwoSample(auc=area_under_curve(scores, first), low=low, high=high)
+    return scores, first, patients
 
 
 def area_under_curve(scores: np.ndarray, first: np.ndarray) -> float:
