@@ -19,13 +19,14 @@ import numpy as np
 import pytest
 
 from synth.base.errors import SynthError
+from synth.base.files import write_json
 from synth.cli import look_up, main
 from synth.data.case import discover
 from synth.data.split import Entry, Split, read_split, write_split
 from synth.evaluate.quality_filter import read_kept
 from synth.evaluate.scans.judge import evaluate_synthesis
 from synth.study import presets
-from synth.study.progress import STATE, Stage, network_calls
+from synth.study.progress import STATE, Outcome, Stage, StudyState, network_calls
 from synth.study.run import _environment, run
 from synth.study.stages import DEMO_WEIGHTS, Plan, stages_of
 from tests import toy_scans
@@ -460,3 +461,15 @@ def test_threads_of_a_stage_sleep_while_they_wait(monkeypatch: pytest.MonkeyPatc
     assert (own["OMP_NUM_THREADS"], own["OMP_WAIT_POLICY"]) == ("2", "PASSIVE")
     monkeypatch.setenv("OMP_WAIT_POLICY", "ACTIVE")  # who says, decides
     assert _environment(2)["OMP_WAIT_POLICY"] == "ACTIVE"
+
+
+def test_network_calls_stay_whole_numbers(tmp_path: Path) -> None:
+    """The report writes them as such: a float was an error in the last stage of the demo."""
+    for name, calls in (("a", 3), ("b", 5)):
+        write_json(tmp_path / "records" / f"{name}.json", {"network_calls": calls})
+    stage = Stage("inpainted", ("inpaint",), "fills holes", made=tmp_path)
+    for _ in range(2):  # made new, and read back
+        state = StudyState(tmp_path, [stage])
+        state.end(stage, "done", Outcome(code=0, seconds=1.0, peak_memory_mb=2.0))
+        row = json.loads((tmp_path / STATE).read_text())["stages"][0]
+        assert repr(row["network_calls"]) == "8"

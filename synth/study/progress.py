@@ -25,7 +25,7 @@ class StageRow(TypedDict):
     seconds: float
     started: str | None
     peak_memory_mb: float | None
-    network_calls: float | None
+    network_calls: int | None
 
 
 class StateFile(TypedDict):
@@ -38,7 +38,7 @@ class StateFile(TypedDict):
 class CallsFile(TypedDict, total=False):
     """A record, as far as it is read here."""
 
-    network_calls: float | None
+    network_calls: int | None
 
 
 @dataclass(frozen=True)
@@ -112,7 +112,7 @@ class StudyState:
         write_json(self.out / STATE, {"format": FORMAT, "stages": list(self.rows.values())})
 
 
-def network_calls(folder: Path | None) -> float | None:
+def network_calls(folder: Path | None) -> int | None:
     """Return the network calls that the records of a folder tell; None where none does."""
     if folder is None:
         return None
