@@ -21,8 +21,7 @@ from torch import Tensor
 from synth.base.errors import SynthError
 from synth.base.seeding import mix
 from synth.data.cache import ArrayCache, Arrays
-from synth.data.heads import Anatomy, anatomies, draw_head
-from synth.data.holes import draw_shape
+from synth.data.heads import Anatomy, anatomies, draw_head, draw_shape
 from synth.data.placement import place, site
 from synth.data.prepare import crop_or_pad
 from synth.metrics.image import intensity_window

@@ -42,6 +42,7 @@ VERBS = {
     "phantom": Verb("synth.cli.data", "write a cohort of made-up patients"),
     "check": Verb("synth.cli.data", "check a data folder: one line for each case"),
     "split": Verb("synth.cli.data", "divide patients into folds, or put a fold aside"),
+    "export": Verb("synth.cli.data", "write a split as a data set of nnU-Net", kinds=("nnunet",)),
     "evaluate": Verb(
         "synth.cli.evaluate",
         "judge results: inpainting, masks, segmentation or synthesis",
@@ -54,6 +55,7 @@ VERBS = {
     ),
     "masks": Verb("synth.cli.masks", "draw tumours and healthy masks, and place them in brains"),
     "inpaint": Verb("synth.cli.inpaint", "paint healthy tissue where a mask or a tumour is"),
+    "bids": Verb("synth.cli.inpaint", "the same for a BIDS data set: a BIDS app"),
     "sample": Verb("synth.cli.sample", "draw t1n, t1c, t2w and t2f scans for label maps"),
     "segment": Verb("synth.cli.segment", "segment tumours in scans, with one network or several"),
     "compare": Verb(

@@ -1,4 +1,4 @@
-"""The verbs phantom, check and split."""
+"""The verbs phantom, check, split and export."""
 
 from __future__ import annotations
 
@@ -150,5 +150,35 @@ def split(
     print(
         f"{out}: folds of {', '.join(map(str, sizes_found)) or 'none'} cases, "
         f"{len(found.testing)} for testing; its paths are relative to {root}"
+    )
+    return 0
+
+
+def nnunet(
+    split: Path, *, out: Path, data: Path | None = None, link: bool = False, force: bool = False
+) -> int:
+    """Write a split as a data set of nnU-Net v2, with its folds.
+
+    Made cases train and never validate. Labels are those of BraTS 2023, trained as regions: what
+    nnU-Net predicts is read by `synth evaluate segmentation`.
+
+    Args:
+        split: split (JSON), as `synth split` and `synth sample --append-to` write it.
+        out: folder to write, in nnUNet_raw, named like Dataset501_Tumours.
+        data: folder that the paths of the split are relative to [the split's own].
+        link: link scans instead of copying them.
+        force: write into a folder that is there already.
+    """
+    from synth.base.errors import SynthError
+    from synth.data.exchange.nnunet import export
+    from synth.data.split import read_split
+
+    if out.exists() and not force:
+        raise SynthError(f"{out} is there already", hint="--force writes into it")
+    found = export(read_split(split, data or split.parent), out, link=link)
+    print(
+        f"{found}: {len(list((found / 'labelsTr').iterdir()))} training cases. nnU-Net goes on "
+        f"with: nnUNetv2_plan_and_preprocess -d {found.name[7:10]} --verify_dataset_integrity; its "
+        "folds: copy splits_final.json into nnUNet_preprocessed beside the plans"
     )
     return 0

@@ -1,7 +1,8 @@
-"""The verb inpaint."""
+"""The verbs inpaint and bids."""
 
 from __future__ import annotations
 
+import glob
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -36,6 +37,10 @@ class PaintOptions:
     """add noise."""
     keep_header: bool = False
     """keep the header's text."""
+    mgz: bool = False
+    """write .mgz for FreeSurfer, too."""
+    conform: bool = False
+    """the same, conformed to 256³ voxels of 1 mm."""
     steps_scheduler: str | None = None
     """word of Local-Synthesis for sampler and spacing."""
 
@@ -83,7 +88,7 @@ def inpaint(
     of each case into records/. Finished cases are skipped: the same command continues.
 
     Args:
-        data: folder of cases in any BraTS naming, or one scan (then with --mask or --seg).
+        data: folder of cases, or one scan with --mask or --seg: NIfTI, .mgz or a DICOM folder.
         model: wdm3d checkpoint folder.
         mask: mask of a single scan.
         seg: segmentation of a single scan.
@@ -99,11 +104,15 @@ def inpaint(
         force: paint finished cases again.
     """
     from synth.base.devices import pick
+    from synth.data.exchange.scans import as_nifti
     from wdm3d.cases import paint_cases
     from wdm3d.generate import load
     from wdm3d.legacy import require_trained_as
 
     options = _sampler_options(draws)
+    if mask is not None or seg is not None:
+        data = as_nifti(data, out, "t1n")
+        mask, seg, brain = (p and as_nifti(p, out) for p in (mask, seg, brain))
     if brain is not None and not data.is_file():
         raise SynthError("--brain goes with a single scan", hint=f"{data} is not a file")
     cases = batch.share(_cases(data, mask, seg, scheme))
@@ -121,7 +130,19 @@ def inpaint(
         contrasts=contrasts or _contrasts(cases, loaded.config), seed=seed, arguments=arguments,
         force=batch.force,
     )  # fmt: skip
+    if draws.mgz or draws.conform:
+        _write_mgz(cases, out, conform=draws.conform)
     return 2 if failed else 0
+
+
+def _write_mgz(cases: Sequence[Case], out: Path, *, conform: bool) -> None:
+    """Write what was painted for FreeSurfer, beside it."""
+    from synth.data.exchange.freesurfer import write
+    from synth.data.volume import Volume
+
+    for case in cases:
+        for path in sorted(out.glob(f"{glob.escape(case.id)}-*-inference.nii.gz")):
+            write(Volume.load(path), out / f"{path.name[:-7]}.mgz", conform=conform)
 
 
 def _sampler_options(draws: PaintOptions) -> SamplerOptions:
@@ -166,3 +187,54 @@ def _cases(data: Path, mask: Path | None, seg: Path | None, scheme: str) -> list
     if not data.is_file():
         raise SynthError("--mask and --seg go with a single scan", hint=f"{data} is not a file")
     return [case_of(data, mask=mask, seg=seg, scheme=scheme)]
+
+
+def bids(
+    bids_dir: Path,
+    output_dir: Path,
+    level: Literal["participant"] = "participant",
+    *,
+    participant_label: tuple[str, ...] = (),
+    lesions: Path | None = None,
+    model: Path = Path("weights/wdm3d"),
+    contrasts: tuple[str, ...] = ("t1n",),
+    estimate: Literal["mean", "sharp"] = "sharp",
+    seed: int = 0,
+    device: str = "auto",
+) -> int:
+    """Paint healthy tissue where the lesions of a BIDS data set are: a BIDS app.
+
+    Reads sub-*/[ses-*/]anat and lesion masks (label-lesion_mask, label-lesion_roi or
+    desc-lesion_mask); writes a derivative data set with sidecars. Whole heads need the extra bet.
+
+    Args:
+        bids_dir: BIDS data set.
+        output_dir: derivative data set to write, such as BIDS_DIR/derivatives/synth.
+        level: participant is the only one.
+        participant_label: participants to do, with or without sub- [all].
+        lesions: folder of the masks, if they are not in BIDS_DIR.
+        model: wdm3d checkpoint folder.
+        contrasts: scans to paint: t1n,t2f …
+        estimate: sharp has the texture of the other side, mean is smooth.
+    """
+    from synth.base.devices import pick
+    from synth.base.files import read_json
+    from synth.data.exchange.bids import WORK, describe, participants, put
+    from wdm3d.cases import paint_cases
+    from wdm3d.config import SamplerOptions
+    from wdm3d.generate import load
+
+    assert level == "participant"
+    cases = participants(bids_dir, lesions, participant_label)
+    describe(output_dir)
+    loaded, work = load(model, pick(device)), output_dir / WORK
+    failed = paint_cases(
+        cases, work, loaded, SamplerOptions(estimate=estimate).suited_to(loaded.config),
+        contrasts=contrasts, seed=seed, arguments={"model": model, "device": device},
+    )  # fmt: skip
+    for case in cases:
+        record = work / "records" / f"{case.id}.json"
+        for contrast in contrasts if record.is_file() else ():
+            painted = work / f"{case.id}-{contrast}-inference.nii.gz"
+            put(case, contrast, painted, read_json(record, dict), output_dir)
+    return 2 if failed else 0

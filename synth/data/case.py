@@ -36,6 +36,14 @@ SUFFIXES = {
 # Med-DDPM keeps one folder a modality, the same file name (more or less) in each.
 FOLDERS = {"t1": "t1n", "t1ce": "t1c", "t2": "t2w", "flair": "t2f", "seg": "seg", "mask": "seg"}
 
+# BIDS: sub-01[_ses-2][_entity-value …]_T1w; `ce-…` (contrast enhanced) makes a T1w a t1c.
+_BIDS = re.compile(
+    r"(?P<id>sub-[a-zA-Z0-9]+(_ses-[a-zA-Z0-9]+)?)(?P<entities>(_[a-z]+-[a-zA-Z0-9]+)*)_"
+    r"(?P<suffix>T1w|T2w|FLAIR|mask|roi)"
+)
+_BIDS_ROLES = {"T1w": "t1n", "T2w": "t2w", "FLAIR": "t2f", "mask": "mask", "roi": "mask"}
+_LESION = re.compile(r"_(label|desc)-lesion(_|$)", re.IGNORECASE)
+
 # What `synth masks` appends to the id of the real case.
 _MADE = re.compile(r"(-(healthy|tumour|synth)\d+)+$")
 
@@ -125,11 +133,22 @@ def split_name(path: Path) -> tuple[str, str] | None:
     if ending is None or path.name.startswith("."):
         return None
     stem = path.name[: -len(ending)]
+    if bids := _BIDS.fullmatch(stem):
+        return _bids_name(bids)
     for suffix in _BY_LENGTH:
         if stem.lower().endswith(suffix) and len(stem) > len(suffix):
             return stem[: -len(suffix)], SUFFIXES[suffix]
     role = FOLDERS.get(path.parent.name)
     return (stem, role) if role else None
+
+
+def _bids_name(match: re.Match[str]) -> tuple[str, str] | None:
+    """Return (case id, role) of a file of BIDS; of masks, that of a lesion counts."""
+    suffix, entities = match["suffix"], match["entities"]
+    if suffix in ("mask", "roi") and not _LESION.search(entities):
+        return None
+    role = "t1c" if suffix == "T1w" and "_ce-" in entities else _BIDS_ROLES[suffix]
+    return match["id"], role
 
 
 def discover(root: Path, *, scheme: str = "auto") -> list[Case]:

@@ -19,6 +19,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F  # noqa: N812
 from scipy import ndimage
+from scipy.spatial.transform import Rotation
 
 from synth.data.prepare import crop_or_pad
 
@@ -40,6 +41,9 @@ FILES = {
 }
 BRAINS = {"colin27": ("neurora", "template/ch2bet.nii.gz")}
 """Where the brain is another file than the scan."""
+HOLE_RADIUS_MM = 16.0
+HOLE_SPREAD = 0.45  # of the logarithm of the radius of a hole
+HOLE_RADII_MM = (5.0, 30.0)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -331,3 +335,31 @@ def draw_head(known: Sequence[Anatomy], seed: int) -> Head:
     image = acquire(image, brain, rng)
     image /= np.percentile(image[brain], 99.5)
     return Head(image=image, brain=brain & (image > 0))
+
+
+def draw_shape(rng: np.random.Generator, spacing_mm: float) -> np.ndarray:
+    """Return one connected hole to train on, (x, y, z) bool, cropped to its box.
+
+    A blob, an ellipsoid or a rough lump, from half a millilitre up: a network that was trained on
+    one kind of mask is weak at the others.
+    """
+    radius = (
+        np.clip(np.exp(rng.normal(np.log(HOLE_RADIUS_MM), HOLE_SPREAD)), *HOLE_RADII_MM)
+        / spacing_mm
+    )
+    size = int(radius * 2.6) | 1
+    line = np.arange(size, dtype=np.float32) - size // 2
+    places = np.stack(np.meshgrid(line, line, line, indexing="ij"))
+    kind = rng.random()
+    stretch = np.ones(3) if kind < 0.5 else np.exp(rng.normal(0, 0.3, 3))
+    stretch /= stretch.prod() ** (1 / 3)
+    turn = Rotation.random(rng=rng).as_matrix() / stretch[:, None]
+    distance = np.sqrt(np.square(np.einsum("ij,jxyz->ixyz", turn, places)).sum(axis=0))
+    shape = (size, size, size)
+    dents = rng.uniform(0.05, 0.3) * smooth_noise(shape, max(12 / spacing_mm, radius * 1.2), rng)
+    if kind > 0.8:
+        dents += 0.15 * smooth_noise(shape, max(8 / spacing_mm, radius * 0.6), rng)
+    labels, _ = ndimage.label(distance < radius * (1 + dents))
+    largest = labels == np.bincount(labels.ravel())[1:].argmax() + 1
+    (box,) = ndimage.find_objects(largest.astype(np.uint8))
+    return largest[box]
