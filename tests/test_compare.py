@@ -296,6 +296,20 @@ def test_a_killed_study_ends_in_the_same_table(real, made, tmp_path, monkeypatch
         trainings.begin_comparison(other)
 
 
+def test_side_by_side_trainings_end_in_the_same_table(real, made, tmp_path):
+    """In two processes or one, a thread each."""
+    split = split_of(real[:9], made)
+    found = []
+    for workers in (1, 2):
+        study = study_of(tmp_path / str(workers), split)
+        trainings.begin_comparison(study)
+        assert trainings.run_trainings(study, study.trainings, workers=workers)
+        found.append(conclude(study))
+    assert found[0] == found[1]
+    tables = [(tmp_path / w / "per_case.csv").read_bytes() for w in "12"]
+    assert tables[0] == tables[1]
+
+
 def test_progress_says_which_training_of_how_many_it_is(real, made, tmp_path, monkeypatch):
     """Also after a kill: what was done before counts."""
     labels = []
@@ -403,6 +417,23 @@ def test_scores_of_three_seeds_end_in_the_sentence_they_deserve(real, made, tmp_
     assert (low <= 0 <= high) == (gain == 0)
     assert primary["detectable"] < 0.05  # the gain is one that this sample can show
     assert f"would have shown {primary['detectable']:.4f} with 80 % power" in said
+
+
+@pytest.mark.parametrize(("late", "said"), [(0.7, True), (0.605, False), (0.5, False)])
+def test_a_training_that_ended_too_early_is_said_to_have(real, made, tmp_path, late, said):
+    """The inner Dice of the base, at 50, 75 and 100 % of the steps."""
+    study = study_of(tmp_path, split_of(real, made), seeds=(0, 1))
+    scored(study, 0.0)
+    assert trainings.late_rise(study) is None  # no curve, no statement
+    for unit in study.trainings:
+        ends = {trainings.BASE: late}.get(unit.arm, 0.9)
+        curve = [(1, None), (3, 0.55), (4, 0.6), (6, ends)]
+        lines = [{"step": s} | ({trainings.INNER: d} if d else {}) for s, d in curve]
+        path = study.folder(unit) / "run" / "metrics.jsonl"
+        path.parent.mkdir(parents=True)
+        path.write_text("\n".join(map(json.dumps, lines)))
+    assert trainings.late_rise(study) == pytest.approx(max(late - 0.6, 0))
+    assert ("The segmenters are undertrained" in conclude(study)) == said
 
 
 @pytest.mark.parametrize(

@@ -70,6 +70,11 @@ def test_a_gain_a_loss_and_nothing_are_said_in_words() -> None:
     assert (same.primary.p_value, same.primary.effect, same.primary.equal) == (1, 0, 20)
     assert same.primary.mean_interval == (0, 0)
     assert "no evidence that they differ, " in compare(arms, "other", "base").verdict
+    assert "Other endpoints, not declared beforehand, better: " in gain.verdict
+    assert "worse: WT Dice (2023) from 0." in loss.verdict
+    assert "better: " not in loss.verdict
+    assert "Other" not in same.verdict
+    assert contrast_rows([gain.primary])[1][6] == "–"  # the declared endpoint needs no Holm
     assert gain.ranks["better"] == 1
     assert gain.ranks["worse"] == 5
     assert gain.rank_p < 0.001
@@ -133,6 +138,19 @@ def test_luck_in_training_is_no_effect() -> None:
     found = contrast(arms, "b", "a", Endpoint())
     assert found.direction == 1
     assert "3 trainings of each arm" in verdict(found)
+
+
+def test_why_there_is_no_evidence_is_said_where_one_test_alone_would_have_some() -> None:
+    """All patients are worse with these networks, but trainings of one arm differ as much."""
+    arms = {"a": lucky(0, 0.05, 3, seed=1), "b": lucky(-0.03, 0.05, 3, seed=3)}
+    found = contrast(arms, "b", "a", Endpoint())
+    low, high = found.mean_interval
+    assert low <= 0 <= high
+    assert found.p_value < 0.05
+    assert "no evidence that they differ" in verdict(found)
+    assert "no more than luck in training does" in verdict(found)
+    few = replace(found, p_value=0.2, mean_interval=(0.001, 0.1))
+    assert "The mean moved, but not in enough patients" in verdict(few)
 
 
 def test_from_one_training_nothing_is_concluded() -> None:

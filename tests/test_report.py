@@ -101,7 +101,7 @@ def compared(out: Path) -> None:
     }  # fmt: skip
     cohort = SimpleNamespace(train=[1] * 4, inner=[1], tested=[1] * 12, made=[1], unused=0)
     study = SimpleNamespace(
-        out=out, arms=tuple(arms), cohorts={0: cohort},
+        out=out, arms=tuple(arms), cohorts={0: cohort}, trainings=(),
         settings=lambda: {"preset": "tiny", "arms": list(arms), "share": 0.5,
                           "folds": [0], "seeds": [0],
                           "config": {"width": 4}, "loop": {"steps": 9}, "data": "ab12"},
@@ -256,7 +256,7 @@ def test_every_table_of_the_judges_is_on_the_page(page: str, study: Path) -> Non
 def test_the_three_sentences_tell_what_the_files_tell(page: str, study: Path) -> None:
     words = " ".join("".join(Reader(page).text).split())
     assert (
-        "From 5 cases this study made 2 generated label maps or masks, 2 tumours placed in brains, "
+        "From 5 cases this study made 2 generated tumours, 2 tumours placed in brains, "
         "3 scans with tissue painted in and 2 synthetic cases." in words
     )
     judged = read_json(study / "inpainted_eval" / "summary.json", dict)

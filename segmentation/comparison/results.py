@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from segmentation.comparison.training_mix import ARMS
-from segmentation.comparison.trainings import BASE, Comparison, read_arms
+from segmentation.comparison.trainings import BASE, Comparison, late_rise, read_arms
 from synth.base.files import write_json, write_text
 from synth.base.manifest import git_commit, versions
 from synth.evaluate.common import as_json_tables
@@ -18,6 +18,8 @@ from synth.evaluate.comparison_pictures import forest, paired_lines
 from synth.evaluate.segmentation_scores import REGIONS, RegionScore, mean_of, write_scores
 from synth.evaluate.tables import markdown_table, plain_table
 
+STILL_RISING = 0.01
+"""Dice that a training gains in its last quarter if it ended too early."""
 CONTROLS = ("duplicated", "augmented")
 """Arms whose gain the synthetic arm must exceed, if it is not to be a matter of more data."""
 
@@ -32,7 +34,7 @@ def conclude(comparison: Comparison) -> str:
     write_scores(out / "per_case.csv", rows)
     for (treated, control), own in zip(pairs, found.values(), strict=True):
         _draw(out, arms, own, treated, control)
-    words = "\n".join(c.verdict for c in found.values())
+    words = "\n".join([*(c.verdict for c in found.values()), *_unfinished(comparison)])
     overview = _overview(arms)
     contrasts = [(_ranks(c), contrast_rows([c.primary, *c.secondary])) for c in found.values()]
     summary: dict[str, Any] = {
@@ -44,6 +46,7 @@ def conclude(comparison: Comparison) -> str:
                      "made": len(c.made), "unused": c.unused}
             for f, c in comparison.cohorts.items()
         },
+        "unfinished": _unfinished(comparison),
         "means": {arm: _means(rows) for arm, rows in arms.items()},
         "verdicts": {name: c.verdict for name, c in found.items()},
         "comparisons": {name: as_json(c) for name, c in found.items()},
@@ -56,6 +59,17 @@ def conclude(comparison: Comparison) -> str:
         parts += [f"## {name}", ranks, markdown_table(rows)]
     write_text(out / "table.md", "\n\n".join(parts) + "\n")
     return f"{plain_table(overview)}\n\n{words}"
+
+
+def _unfinished(comparison: Comparison) -> list[str]:
+    """Say that the segmenters would have learned more, if they would."""
+    rise = late_rise(comparison)
+    if rise is None or rise < STILL_RISING:
+        return []
+    return [
+        f"The segmenters are undertrained: in the last quarter of {comparison.loop.steps} steps "
+        f"the base's Dice still rose by {rise:.3f}. More steps may change every answer."
+    ]
 
 
 def _ranks(found: ArmComparison) -> str:

@@ -7,12 +7,13 @@ of the training folds; the untouched fold is reported. A comparison that was kil
 
 from __future__ import annotations
 
+import json
 import logging
 import textwrap
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +47,7 @@ from synth.data.cache import ArrayCache
 from synth.data.split import Split, data_hash, find_folds, patient_marks
 from synth.evaluate.segmentation import judge
 from synth.evaluate.segmentation_scores import RegionScore, mean_of, read_scores, write_scores
+from synth.jobs.cases import in_processes
 from synth.metrics.surface import Convention
 from synth.training.config import TrainConfig
 from synth.training.loop import train
@@ -53,6 +55,7 @@ from synth.training.loop import train
 log = logging.getLogger(__name__)
 
 BASE = "base"
+INNER = "validation/dice"
 CHECKED_SLOTS = 32  # of each arm: their real crops are compared before anything is trained
 
 
@@ -174,22 +177,44 @@ def begin_comparison(comparison: Comparison) -> None:
     write_json(path, settings)
 
 
-def run_trainings(comparison: Comparison, trainings: Sequence[Training]) -> bool:
-    """Train and score, or go on with it; return False where a training was stopped."""
+def run_trainings(
+    comparison: Comparison, trainings: Sequence[Training], *, workers: int = 0
+) -> bool:
+    """Train and score, or go on with it; return False where a training was stopped.
+
+    With workers, so many trainings run side by side, each in one thread: what they learn does not
+    depend on their number. 0: one after another, with all threads.
+    """
     # Numbered among all, so that a comparison that goes on gives a training the same number.
     left = [(f"[{k}/{len(trainings)}] {t}", t) for k, t in enumerate(trainings, start=1)
             if not comparison.scores(t).exists()]  # fmt: skip
     began = time.monotonic()
-    for done, (label, training) in enumerate(left, start=1):
-        if not _train_arm(comparison, training, label):
-            log.warning("%s was stopped; the same command goes on", training)
-            return False
-        rows = _score_fold(comparison, training)
-        first = [r for r in rows if r.region == "mean" and r.convention == rows[0].convention]
-        ahead = (time.monotonic() - began) / done * (len(left) - done)
-        dice = mean_of(row.values["dice"] for row in first)
-        log.info("%s: Dice %.3f; %d min left", label, dice, ahead / 60)
+    work = partial(_train_and_score, comparison, threads=1 if workers else 0)
+    with in_processes(work, left, workers or 1) as finished:
+        for done, (label, training) in enumerate(left, start=1):
+            rows = finished((label, training))
+            if rows is None:
+                log.warning("%s was stopped; the same command goes on", training)
+                return False
+            first = [r for r in rows if r.region == "mean" and r.convention == rows[0].convention]
+            ahead = (time.monotonic() - began) / done * (len(left) - done)
+            dice = mean_of(row.values["dice"] for row in first)
+            log.info("%s: Dice %.3f; %d min left", label, dice, ahead / 60)
     return True
+
+
+def _train_and_score(
+    comparison: Comparison, numbered: tuple[str, Training], *, threads: int
+) -> list[RegionScore] | None:
+    """Do one training; None where it was asked to stop."""
+    label, training = numbered
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads or before)
+    try:
+        done = _train_arm(comparison, training, label)
+        return _score_fold(comparison, training) if done else None
+    finally:
+        torch.set_num_threads(before)
 
 
 def read_arms(comparison: Comparison) -> dict[str, list[RegionScore]]:
@@ -204,6 +229,22 @@ def read_arms(comparison: Comparison) -> dict[str, list[RegionScore]]:
     for training in comparison.trainings:
         rows[training.arm] += read_scores(comparison.scores(training))
     return rows
+
+
+def late_rise(comparison: Comparison) -> float | None:
+    """Return by how much the inner Dice of the base rose in the last quarter of its trainings.
+
+    None where the runs do not say. The best of both parts: a curve that wavers does not rise.
+    """
+    rises = []
+    for training in (t for t in comparison.trainings if t.arm == BASE):
+        path = comparison.folder(training) / "run" / "metrics.jsonl"
+        lines = map(json.loads, path.read_text().splitlines()) if path.is_file() else ()
+        curve = [(line["step"], line[INNER]) for line in lines if INNER in line]
+        early = [dice for step, dice in curve if step <= 0.75 * comparison.loop.steps]
+        if early and len(early) < len(curve):
+            rises.append(max(dice for _, dice in curve) - max(early))
+    return mean_of(rises) if rises else None
 
 
 def _train_arm(comparison: Comparison, training: Training, label: str) -> bool:

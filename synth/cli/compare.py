@@ -3,12 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from synth.base import families
 from synth.training.config import TrainConfig
 from synth.training.settings import override, preset_of
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunOptions:
+    """How the trainings are run."""
+
+    at_once: int = 0
+    """trainings side by side on a CPU, each in one thread; 0: one after another, in all."""
+    shard: str = "0/1"
+    """i/n: the i-th of n equal parts of the trainings."""
 
 
 def compare(
@@ -23,7 +34,7 @@ def compare(
     inner_share: float = 0.2,
     preset: str = "tiny",
     tta: bool = False,
-    shard: str = "0/1",
+    running: RunOptions,
     device: str = "auto",
     **settings: Any,
 ) -> int:
@@ -45,7 +56,6 @@ def compare(
         seeds: trainings of each arm and fold; one alone proves nothing.
         inner_share: share of the training patients that choose the checkpoint.
         preset: named settings of segmentation.
-        shard: i/n: the i-th of n equal parts of the trainings.
         steps: optimizer steps of each training.
     """
     config = override(preset_of("segmentation", preset), settings)
@@ -60,8 +70,7 @@ def compare(
     from synth.data.split import read_split
     from synth.jobs.cases import BatchOptions
 
-    if device != "auto":
-        pick(device)
+    side_by_side = running.at_once if pick(device) == "cpu" else 0
     read = read_split(split, data)
     # One network for all folds: the size of a brain tells nothing about the labels of a tested one.
     real = [entry.case for entry in read.training if entry.source is None]
@@ -72,7 +81,8 @@ def compare(
         device=device,
     )  # fmt: skip
     begin_comparison(comparison)
-    if not run_trainings(comparison, BatchOptions(shard=shard).share(comparison.trainings)):
+    share_of = BatchOptions(shard=running.shard).share(comparison.trainings)
+    if not run_trainings(comparison, share_of, workers=side_by_side):
         return STOPPED[0]  # as a stopped training: the same command goes on
     if left := len(comparison.missing()):
         print(f"{left} of {len(comparison.trainings)} trainings are left to other shards → {out}")

@@ -15,6 +15,8 @@ from synth.evaluate.segmentation_scores import METRICS, REGIONS, RegionScore
 from synth.metrics import statistics
 
 COMPARED = ("dice", "hd95", "nsd_1mm", "lesion_dice", "lesion_hd95")
+MOST_NAMED = 3
+"""Endpoints that a verdict names besides the declared one."""
 RANKED = ("lesion_dice", "lesion_hd95")
 """What BraTS 2023 ranked by, in each of WT, TC and ET."""
 
@@ -32,6 +34,7 @@ class ArmComparison:
     unpaired: int
     """Cases (by seed) that only one of the two arms has."""
     verdict: str
+    """On the declared endpoint, and which others moved."""
 
 
 def compare(
@@ -54,14 +57,15 @@ def compare(
             hint="both arms are scored on the same cases, by models of the same seeds",
         )
     main = contrast(arms, treated, control, primary, seed=seed)
+    others = tuple(_secondary(arms, treated, control, metrics, seed))
     table, rank_p = rank_arms(arms, treated, control, seed=seed)
     return ArmComparison(
         primary=main,
-        secondary=tuple(_secondary(arms, treated, control, metrics, seed)),
+        secondary=others,
         ranks=table,
         rank_p=rank_p,
         unpaired=len(runs[0] ^ runs[1]),
-        verdict=verdict(main),
+        verdict=verdict(main) + besides(others),
     )
 
 
@@ -125,14 +129,40 @@ def verdict(found: Contrast) -> str:
     if found.direction:
         word = "gain" if found.direction > 0 else "loss"
         return f"{lead}: a {word} of {amount(found)} {figures}.{left_out}{power}"
-    low, high = found.mean_interval
-    split = "" if low <= 0 <= high and found.p_value >= statistics.ALPHA else (
-        " The interval and the signed-rank test, which knows no luck in training, disagree; both "
-        "are needed."
-    )  # fmt: skip
     return (
-        f"{lead}: no evidence that they differ, {amount(found)} {figures}.{split}{left_out}{power}"
+        f"{lead}: no evidence that they differ, {amount(found)} {figures}."
+        f"{_half_seen(found)}{left_out}{power}"
     )
+
+
+def _half_seen(found: Contrast) -> str:
+    """Say why there is no evidence where interval or test alone would have found some."""
+    low, high = found.mean_interval
+    counts = f"{found.better} patients better, {found.worse} worse"
+    if found.p_value < statistics.ALPHA:
+        return f" These very networks differ ({counts}), but no more than luck in training does."
+    if not low <= 0 <= high:
+        return f" The mean moved, but not in enough patients ({counts})."
+    return ""
+
+
+def besides(found: Sequence[Contrast]) -> str:
+    """Name the other endpoints whose interval lies on one side of zero, the worse ones first."""
+    moved: dict[str, list[str]] = {"worse": [], "better": []}
+    for one in found:
+        low, high = one.mean_interval
+        if one.runs != 1 and (low > 0 or high < 0):
+            good = (one.mean > 0) == bool(METRICS[one.endpoint.metric][2])
+            decimals = METRICS[one.endpoint.metric][1]
+            ends = f"{one.control_mean:.{decimals}f} to {one.treated_mean:.{decimals}f}"
+            moved["better" if good else "worse"].append(f"{one.endpoint} from {ends}")
+    said = "; ".join(f"{word}: {_first(names)}" for word, names in moved.items() if names)
+    return f" Other endpoints, not declared beforehand, {said}." if said else ""
+
+
+def _first(names: Sequence[str]) -> str:
+    more = f" and {len(names) - MOST_NAMED} more" if len(names) > MOST_NAMED else ""
+    return ", ".join(names[:MOST_NAMED]) + more
 
 
 def number(found: Contrast, value: float) -> str:
@@ -163,11 +193,15 @@ def contrast_rows(found: Sequence[Contrast]) -> list[list[str]]:
         rows.append([
             str(one.endpoint), *means, f"{amount(one)} {_interval(one, one.mean_interval)}",
             f"{one.median:+.{decimals + 1}f} {_interval(one, one.median_interval)}",
-            f"{one.p_value:.2g}", f"{one.p_holm:.2g}", f"{one.effect:+.2f}",
+            _cell(one.p_value, ".2g"), _cell(one.p_holm, ".2g"), _cell(one.effect, "+.2f"),
             f"{one.better}/{one.equal}/{one.worse}", str(one.cases), str(one.excluded),
             number(one, one.detectable),
         ])  # fmt: skip
     return [[cell.replace("-", "−") if i else cell for i, cell in enumerate(r)] for r in rows]
+
+
+def _cell(value: float, form: str) -> str:
+    return format(value, form) if math.isfinite(value) else "–"
 
 
 def as_json(found: Any) -> Any:

@@ -170,7 +170,7 @@ def generative(plan: Plan, fold: str) -> Iterator[Stage]:
 
 
 def _scans(plan: Plan, fold: str, model: Sequence[str], pool: Sequence[str]) -> Iterator[Stage]:
-    """Yield new tumours in brains of the other folds, and scans drawn for them."""
+    """Yield new tumours for brains of the other folds, painted into the scans of those brains."""
     here, root, preset = plan.of_fold(fold), str(plan.root), plan.preset
     folds, rest = f"{plan.out}/folds.json", f"{plan.out}/without_fold{fold}.json"
     device = _device(plan)
@@ -178,9 +178,7 @@ def _scans(plan: Plan, fold: str, model: Sequence[str], pool: Sequence[str]) -> 
     words = ("masks", root, "--kind", "tumour", "--split", rest, "--out", tumours, *model)
     words += ("--per-case", str(preset.tumours))
     yield Stage("tumours", (*words, *pool, *device), "place tumours in brains of the other folds")
-    # The weights stay in the study's folder; `synth convert` refuses to hand those of few on.
-    words = ("train", "ddpm_lora", "--data", root, "--split", rest, "--out", lora,
-             "--few-patients")  # fmt: skip
+    words = ("train", "ddpm_lora", "--data", root, "--split", rest, "--out", lora)
     if plan.base is None:
         words += ("--preset", preset.preset, *preset.training["ddpm_lora"])
         yield Stage("ddpm_lora", words + device, "learn scans from label maps")
@@ -190,9 +188,10 @@ def _scans(plan: Plan, fold: str, model: Sequence[str], pool: Sequence[str]) -> 
         whose = plan.origin("ddpm_lora", plan.base).partition(",")[0]
         yield Stage("lora", words + device, f"fine-tune to this site, by LoRA: {whose}")
         drawer = ("--model", str(plan.base), "--lora", f"{lora}/last")
-    draw = ("sample", tumours, *drawer, "--out", out, "--data", root, "--fold", fold)
+    draw = ("sample", tumours, "--into", str(plan.data), *drawer, "--out", out)
+    draw += ("--data", root, "--fold", fold)
     draw += (*preset.sampling, *_seed(plan), *device)
-    yield Stage("synthetic", (*draw, "--split", folds), "draw scans for the tumours",
+    yield Stage("synthetic", (*draw, "--split", folds), "paint the tumours into those brains",
                 made=Path(out))  # fmt: skip
     words = ("evaluate", "synthesis", out, root, "--split", rest, "--out", f"{out}_eval")
     words += ("--keep", *preset.gate, "--force")
@@ -252,6 +251,8 @@ def _conclusion(plan: Plan) -> Iterator[Stage]:
         yield Stage("joined", words, "gather the scans of all folds")
     words = ("compare", root, "--split", split, "--out", f"{plan.out}/comparison")
     words += ("--folds", *map(str, plan.folds), "--preset", preset.preset, *preset.compare)
+    if plan.launcher == "here":
+        words += ("--at-once", str(plan.workers or os.cpu_count() or 1))
     words += _device(plan)
     stage = Stage("comparison", words, "train segmenters with and without synthetic scans")
     yield stage if plan.launcher == "here" else _in_shares(plan, stage)

@@ -16,8 +16,11 @@ def summary(study: Study) -> Html:
 
 
 def _made(study: Study) -> str:
+    masks = study.cases("masks")
+    healthy = sum("healthy" in case.files for case in masks)
     counts = {
-        "generated label maps or masks": len(study.cases("masks")),
+        "generated tumours": len(masks) - healthy,
+        "generated healthy masks": healthy,
         "tumours placed in brains": len(study.cases("tumours")),
         "scans with tissue painted in": len(_filled(study)),
         "synthetic cases": len(study.cases("synthetic")),
@@ -60,7 +63,8 @@ def _helps(study: Study) -> str:
         return "Whether synthetic data helps a segmentation model is being tested: no answer yet."
     if found is None or not found.get("verdicts"):
         return "Whether synthetic data helps a segmentation model has not been tested yet."
-    return next(iter(found.get("verdicts").values()))
+    words = next(iter(found.get("verdicts").values()))
+    return " ".join([words, *found.values.get("unfinished", ())])
 
 
 def _filled(study: Study) -> list[str]:

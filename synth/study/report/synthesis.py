@@ -39,7 +39,7 @@ def section(study: Study) -> Section:
     if not study.has("lora"):
         parts.append(missing(study, "lora", "adapter to a site"))
     if made:
-        parts += [case_strip(case, "made") for case in evenly(made, MADE)]
+        parts += [_pair(study, case) for case in evenly(made, MADE)]
         if study.has("cohort"):
             real = [case for case in study.cases("cohort") if "t1n" in case.files]
             parts += [case_strip(case, "real") for case in evenly(real, REAL)]
@@ -55,10 +55,24 @@ def section(study: Study) -> Section:
         ]  # fmt: skip
     return Section(
         id="synthesis", title="Synthetic scans",
-        lead="Four contrasts painted for a label map. They should be as far from real scans as "
-        "real ones are from each other, as varied, and copies of none.",
+        lead="Four contrasts, drawn for a label map or with its tumour painted into the scans of "
+        "a brain. They should be as far from real scans as real ones are from each other, as "
+        "varied, and copies of none. Real means those of the cohort: in a demo, made-up patients.",
         body=joined(*parts),
     )  # fmt: skip
+
+
+def _pair(study: Study, made: Case) -> Html:
+    """Show a made case; one whose tumour was painted into a brain, under that brain."""
+    record = study.source(f"synthetic/records/{made.id}.json")
+    host = study.known.get(record.values.get("into", "")) if record else None
+    if host is None or "t1n" not in host.files:
+        return case_strip(made, "made")
+    height = height_of(made)
+    return joined(
+        case_strip(host, "before", height=height),
+        case_strip(made, "after, the tumour of its label map painted in", height=height),
+    )
 
 
 def _tiles(found: Source) -> Html:
@@ -68,7 +82,8 @@ def _tiles(found: Source) -> Html:
         apart = ("two_sample", "made", "auc")
         tiles.append(
             tile(found.figure(*apart, form=".2f"), "told from real scans (AUC)",
-                 "0.5: a classifier cannot, 1: it always can")
+                 joined(found.get().get("looked_at", "outside the tumour"),
+                        "; 0.5: a classifier cannot, 1: it always can"))
         )  # fmt: skip
     if found.get("generated").get("kid"):
         tiles.append(
