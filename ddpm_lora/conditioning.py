@@ -1,8 +1,9 @@
-"""The condition of the network: necrosis, oedema, enhancing tumour, brain per voxel.
+"""The condition of the network: necrosis, oedema, enhancing tumour, brain and tissue per voxel.
 
 A *class map* is (X, Y, Z) uint8: 0 background, 1 NCR, 2 ED, 3 ET, 4 brain outside the tumour, the
 numbers of Med-DDPM's own files. *Planes* are its one-hot (B, 4, X, Y, Z) float form, and may
-hold probabilities: hidden labels are "any of the four", a hidden brain is "any of the five".
+hold probabilities: hidden labels are "any of the four", a hidden brain is "any of the five". In
+wavelet space three more follow, the shares of CSF, grey and white in the brain outside the tumour.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
-from ddpm_lora.config import CLASSES
+from ddpm_lora.config import CLASSES, TISSUES
 from synth.base.config import did_you_mean
 from synth.base.errors import SynthError
 from synth.data.labels import SCHEMES, to_classes
@@ -62,26 +63,51 @@ def class_map(
     return classes
 
 
-def planes_of(classes: Tensor) -> Tensor:
-    """One-hot planes of class maps (B, X, Y, Z) → (B, 4, X, Y, Z); background is all zeros."""
-    hot = F.one_hot(classes.long(), CLASSES + 1)[..., 1:]
-    return hot.movedim(-1, 1).float()
+def planes_of(classes: Tensor, tissue: Tensor | None = None) -> Tensor:
+    """One-hot planes of class maps (B, X, Y, Z) → (B, 4, X, Y, Z); background is all zeros.
+
+    With shares of tissue (B, 3, X, Y, Z) these follow.
+    """
+    hot = F.one_hot(classes.long(), CLASSES + 1)[..., 1:].movedim(-1, 1).float()
+    return hot if tissue is None else torch.cat([hot, tissue.float()], dim=1)
+
+
+def head_in(planes: Tensor) -> Tensor:
+    """Return where brain and tumour are, (B, 1, X, Y, Z) bool."""
+    return planes[:, :CLASSES].sum(1, keepdim=True) > 0
+
+
+def any_tissue(brain: Tensor) -> Tensor:
+    """Return the planes of tissue that nobody knows: each alike in the brain (B, 1, X, Y, Z)."""
+    return brain.float().expand(-1, TISSUES, -1, -1, -1) / TISSUES
+
+
+def without_tissue(planes: Tensor) -> Tensor:
+    """Hide the tissue, if the planes have it."""
+    if planes.shape[1] == CLASSES:
+        return planes
+    labels = planes[:, :CLASSES]
+    return torch.cat([labels, any_tissue(labels[:, BRAIN - 1 : BRAIN])], dim=1)
 
 
 def unlabelled(planes: Tensor) -> Tensor:
-    """Hide the labels: every voxel of the head is any of the four classes alike."""
-    head = planes.sum(1, keepdim=True)
-    return (head / CLASSES).expand_as(planes)
+    """Hide labels and tissue: every voxel of the head is any of the four classes alike."""
+    head = planes[:, :CLASSES].sum(1, keepdim=True)
+    labels = (head / CLASSES).expand(-1, CLASSES, -1, -1, -1)
+    return labels if planes.shape[1] == CLASSES else torch.cat([labels, any_tissue(head)], dim=1)
 
 
 def unconditioned(planes: Tensor) -> Tensor:
     """Hide everything: every voxel is any of the four classes, or background, alike."""
-    return torch.full_like(planes, 1 / (CLASSES + 1))
+    hidden = torch.full_like(planes, 1 / (TISSUES + 1))
+    hidden[:, :CLASSES] = 1 / (CLASSES + 1)
+    return hidden
 
 
-def dropped(planes: Tensor, label_drop: float, brain_drop: float) -> Tensor:
-    """Hide the labels of a share of the items, and everything of another share."""
-    draw = torch.rand(len(planes)).to(planes.device).view(-1, 1, 1, 1, 1)
+def dropped(planes: Tensor, label_drop: float, brain_drop: float, tissue_drop: float) -> Tensor:
+    """Hide the labels of a share of the items, everything of another, the tissue of a third."""
+    draw, other = torch.rand(2, len(planes)).to(planes.device).view(2, -1, 1, 1, 1, 1)
+    planes = torch.where(other < tissue_drop, without_tissue(planes), planes)
     planes = torch.where(draw < label_drop + brain_drop, unlabelled(planes), planes)
     return torch.where(draw < brain_drop, unconditioned(planes), planes)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from synth.base.config import require_between
 from synth.base.errors import SynthError
@@ -14,6 +14,7 @@ from synth.training.config import TrainConfig
 
 CONTRASTS = 4  # t1n, t1c, t2w, t2f, in this order
 CLASSES = 4  # NCR, ED, ET, brain
+TISSUES = 3  # CSF, grey, white
 BANDS = 8  # of one wavelet level
 
 
@@ -26,12 +27,12 @@ class Config:
     them (its axes: z, y, x of an LPS file)."""
     objective: Literal["x0", "v", "eps", "flow"] = "x0"
     """What the network answers: the clean image, velocity, noise, or the straight line from image
-    to noise (rectified flow). Noise in 32 bands does not pass through a network of 32 or 64
-    channels: what it cannot hold stays in the image as grain. A clean image does, and what is not
-    learned is smooth. The schedule is cosine, for flow uniform in time."""
-    atlas: bool = False
-    """Diffuse what sets a brain apart from the mean training brain, which is stretched to its box
-    and shown to the network: anatomy need not be found in noise. Wavelet only."""
+    to noise (rectified flow). The last three need `anatomy` in wavelet space, or many channels:
+    noise in 32 bands does not pass through few. The schedule is cosine, for flow uniform in time.
+    """
+    anatomy: bool = False
+    """Show the network tissue (CSF, grey, white) and what is known of the scans besides labels:
+    it draws whole brains and paints into given ones. Wavelet only."""
     timesteps: int = 1000
     """Length of the schedule; the network is told the true noise level on it."""
     spacing_mm: float = 1.0
@@ -63,6 +64,11 @@ class Config:
     """Share of training items without tumour labels; guidance needs some."""
     brain_drop: float = 0.05
     """Share of training items without labels and brain."""
+    tissue_drop: float = 0.1
+    """Share of training items without tissue, so that it stays optional (with `anatomy`)."""
+    paint_share: float = 0.5
+    """Share of training items in which the brain about the tumour is known, as it is where a
+    tumour is painted into a brain (with `anatomy`)."""
     norm: Literal["l2", "l1"] = "l2"
     """Squared or absolute error."""
     balance: float = 0.5
@@ -76,8 +82,6 @@ class Config:
     """Weight decay of AdamW."""
     augment: bool = True
     """Flip left-right and shift the box by up to two voxels."""
-    few_patients: bool = False
-    """Allow a mean brain of fewer than 8 patients, in which one can recognise them."""
     lora_from: str = ""
     """Fine-tune this checkpoint by LoRA: its settings are the defaults, its weights stay."""
     lora_preset: Literal["light", "full", "last_two"] = "light"
@@ -86,20 +90,24 @@ class Config:
     lora_rank: int = 8
     """Rank of every adapted layer."""
 
+    REMOVED: ClassVar = {"atlas": (False,), "few_patients": (False, True)}
+    """Settings of earlier versions, and the values with which their checkpoints are still read."""
+
     def __post_init__(self) -> None:
         require_between(
             self, width=(1, 2048), multipliers=(1, 64), blocks_per_level=(1, 16), groups=(1, 512),
             crop=(1, 1024), timesteps=(2, 100_000), spacing_mm=(0.1, 20), lr=(0, 10),
             max_period=(1, 1e9), ceiling=(0.1, 100), lora_rank=(1, 1024), label_drop=(0, 0.999),
-            brain_drop=(0, 0.999), high_percentile=(0.001, 100),
+            brain_drop=(0, 0.999), tissue_drop=(0, 1), paint_share=(0, 1),
+            high_percentile=(0.001, 100),
         )  # fmt: skip
         if any(n < 1 or n % self.divisor for n in self.crop):
             raise SynthError(
                 f"crop = {self.crop}: an edge is not a multiple of {self.divisor}",
                 hint="each level and the wavelet halve it once",
             )
-        if self.atlas and self.space != "wavelet":
-            raise SynthError("an atlas in pixel space", hint="Med-DDPM has none: --no-atlas")
+        if self.anatomy and self.space != "wavelet":
+            raise SynthError("anatomy in pixel space", hint="Med-DDPM has none: --no-anatomy")
 
     @property
     def divisor(self) -> int:
@@ -113,9 +121,10 @@ class Config:
 
     @property
     def condition_channels(self) -> int:
-        """Channels of the label map as the network sees it."""
-        shown = CLASSES + (CONTRASTS if self.atlas else 0)
-        return shown * (BANDS if self.space == "wavelet" else 1)
+        """Channels of what the network is shown: labels, tissue, and what is known."""
+        if self.anatomy:
+            return (CLASSES + TISSUES) * BANDS + CONTRASTS
+        return CLASSES * (BANDS if self.space == "wavelet" else 1)
 
     def unet(self) -> UNetConfig:
         """Return the U-Net this configuration describes: Med-DDPM's, in either space."""
@@ -130,13 +139,14 @@ class Config:
             middle_attention=True,
             max_period=self.max_period,
             groups=self.groups,
+            bypass=self.anatomy,
             checkpointing=self.checkpointing,
         )
 
 
 PRESETS: dict[str, Config] = {
-    # 56.0 M parameters on 32 bands, 32 of the label map and 32 of the mean brain
-    "brats23": Config(atlas=True, checkpointing=True),
+    # 56.1 M parameters on 32 bands, 56 of labels and tissue and 4 maps of what is known
+    "brats23": Config(anatomy=True, objective="v", checkpointing=True),
     # Dorjsembe et al. 2024: 57,562,564 parameters, cosine-250, raw timesteps, L1 on the noise
     "meddpm": Config(
         space="pixel", objective="eps", timesteps=250, crop=(192, 192, 144), centre="grid",
@@ -145,8 +155,8 @@ PRESETS: dict[str, Config] = {
         checkpointing=True,
     ),
     "tiny": Config(
-        atlas=True, spacing_mm=2.8, crop=(56, 64, 56), width=32, multipliers=(1, 1, 2), groups=4,
-        lr=1e-3,
+        anatomy=True, objective="v", spacing_mm=2.8, crop=(56, 64, 56), width=32,
+        multipliers=(1, 1, 2), groups=4, lr=1e-3,
     ),
 }  # fmt: skip
 

@@ -1,7 +1,9 @@
-"""Training items: four scans of a case in the model's box, and its class map.
+"""Training items: four scans of a case in the model's box, its class map, and what is to be drawn.
 
 The box is cut or padded about the brain, never squeezed; every step is a
-`synth.data.prepare.Frame`, which knows the way back to the file's grid.
+`synth.data.prepare.Frame`, which knows the way back to the file's grid. The *zone* is what a
+network draws of each contrast: the whole box, or the tumour with a margin. It is made of whole
+blocks of 2³ voxels, those of the wavelet.
 """
 
 from __future__ import annotations
@@ -11,19 +13,24 @@ from dataclasses import replace
 
 import numpy as np
 import torch
+from scipy import ndimage
 from torch import Tensor
 
 from ddpm_lora.conditioning import BRAIN, class_map
-from ddpm_lora.config import Config
+from ddpm_lora.config import CONTRASTS, Config
 from ddpm_lora.state_space import BACKGROUND
 from synth.base.errors import SynthError
 from synth.data.cache import Arrays, CaseData, fingerprint
 from synth.data.case import MODALITIES, Case
 from synth.data.prepare import Frame, background_of, brain_mask, prepare
 from synth.data.volume import Volume
+from synth.phantom.tissue import clearer, tissue_of
 
 DIM = 0.25  # of the range, that twice the median of a brain always exceeds
 SHIFT = 2  # voxels that the box wanders in training: odd ones change the Haar phase
+MARGINS_MM = 2.0, 16.0  # of zones in training: what is painted into a brain has 6 or 14
+CLEARER = 1.0, 3.0  # power of the shares of tissue: drawn ones are not as mixed as those of scans
+SOME_CONTRASTS = 0.25  # share of painted items of which not all contrasts are at hand
 
 
 def fitted(frame: Frame, shape: Sequence[int]) -> Frame:
@@ -61,30 +68,73 @@ def load_case(case: Case) -> tuple[Volume, np.ndarray]:
     return image, class_map(labels.data[0], case.scheme, brain, name=str(case.path("seg")))
 
 
+def bright(channel: np.ndarray, classes: np.ndarray, config: Config) -> float:
+    """Return the intensity of a contrast that becomes +1."""
+    low = background_of(channel)
+    seen = channel != low
+    high = float(np.percentile(channel[seen & (classes > 0)], config.high_percentile))
+    healthy = channel[seen & (classes == BRAIN)]
+    if config.gain == "percentile" or not len(healthy):
+        return high
+    reach = 2 * (float(np.median(healthy)) - low)
+    # The median of a z-scored scan is about its background, and no measure of brightness.
+    return low + reach if reach > DIM * (high - low) else high
+
+
+def zone_about(classes: np.ndarray, margin_mm: float, spacing_mm: float) -> np.ndarray:
+    """Return the whole blocks of 2³ voxels that touch the tumour or its margin, (X, Y, Z) bool."""
+    tumour = (classes > 0) & (classes != BRAIN)
+    if not tumour.any():
+        return tumour
+    zone = ndimage.distance_transform_edt(~tumour) * spacing_mm <= margin_mm
+    x, y, z = (n // 2 for n in zone.shape)
+    blocks = zone.reshape(x, 2, y, 2, z, 2).any(axis=(1, 3, 5))
+    return np.kron(blocks, np.ones((2, 2, 2), bool))
+
+
 class SynthesisData(CaseData[Config]):
-    """Cases as items for the loop: `image` (4, x, y, z), `classes` (x, y, z)."""
+    """Cases as items for the loop: `image` (4, x, y, z), `classes` (x, y, z).
+
+    With anatomy also `tissue` (3, x, y, z), and `zone` (4, x, y, z) bool.
+    """
 
     roles = (*MODALITIES, "seg")
 
     def item(self, index: int, seed: int) -> dict[str, Tensor]:
         """Return one case, flipped and shifted by `seed` where augmentation is on."""
         arrays = self.prepared(index)
-        image = torch.from_numpy(np.float32(arrays["image"]))
-        classes = torch.from_numpy(np.array(arrays["classes"]))
+        item = {"image": torch.from_numpy(np.float32(arrays["image"]))}
+        item["classes"] = torch.from_numpy(np.array(arrays["classes"]))
+        if self.config.anatomy:
+            item["tissue"] = torch.from_numpy(np.float32(arrays["tissue"]))
+        rng = np.random.default_rng(index if self.fixed else seed)
         if self.config.augment and not self.fixed:
-            rng = np.random.default_rng(seed)
             if rng.random() < 0.5:
-                image, classes = image.flip(1), classes.flip(0)
+                item = {name: data.flip(-3) for name, data in item.items()}
             by = [int(n) for n in rng.integers(-SHIFT, SHIFT + 1, size=3)]
-            image = shifted(image, by, BACKGROUND)
-            classes = shifted(classes, by, 0)
-        return {"image": image, "classes": classes}
+            fill = {"image": BACKGROUND}
+            item = {name: shifted(data, by, fill.get(name, 0)) for name, data in item.items()}
+            if "tissue" in item:
+                item["tissue"] = clearer(item["tissue"], rng.uniform(*CLEARER))
+        if self.config.anatomy:
+            item["zone"] = self._zone(item["classes"].numpy(), rng)
+        return item
+
+    def _zone(self, classes: np.ndarray, rng: np.random.Generator) -> Tensor:
+        """Draw what is to be drawn: everything, or the tumour and a margin, of some contrasts."""
+        zone = np.ones((CONTRASTS, *classes.shape), bool)
+        about = zone_about(classes, rng.uniform(*MARGINS_MM), self.config.spacing_mm)
+        if rng.random() < self.config.paint_share and about.any():
+            some = rng.random() < SOME_CONTRASTS
+            at_hand = rng.permutation(CONTRASTS)[: rng.integers(1, CONTRASTS) if some else None]
+            zone[at_hand] = about
+        return torch.from_numpy(zone)
 
     def prepared(self, index: int) -> Arrays:
         """Return a case in the model's box: image, classes, and its intensity scale."""
         case, c = self.cases[index], self.config
-        bright = c.gain, c.high_percentile, c.ceiling
-        settings = (c.spacing_mm, c.crop, c.centre, *bright, case.scheme)
+        scale = c.gain, c.high_percentile, c.ceiling
+        settings = (c.spacing_mm, c.crop, c.centre, *scale, case.scheme, c.anatomy)
         recipe = fingerprint(case.files) + repr(settings)
         return self.cache.get(f"{case.id}-scans", recipe, lambda: self._prepare(case))
 
@@ -92,30 +142,23 @@ class SynthesisData(CaseData[Config]):
         image, classes = load_case(case)
         frame = frame_about(image, self.config)
         prepared = prepare(image, divisor=1)
-        high = tuple(self._bright(channel, classes) for channel in image.data)
+        high = tuple(bright(channel, classes, self.config) for channel in image.data)
         scale = replace(prepared, high=high)
         boxed = frame.bring(scale.scale(image.data.astype(np.float32)), fill=BACKGROUND)
         labels = frame.bring(classes[None], nearest=True)[0]
         if not (labels == BRAIN).any():
             raise SynthError(f"{case.id}: no brain in the box", hint=f"crop = {self.config.crop}?")
-        return {
-            "image": boxed.clip(BACKGROUND, self.config.ceiling).astype(np.float16),
+        boxed = boxed.clip(BACKGROUND, self.config.ceiling)
+        arrays = {
+            "image": boxed.astype(np.float16),
             "classes": labels,
             "low": np.array(scale.low, np.float32),
             "high": np.array(high, np.float32),
         }
-
-    def _bright(self, channel: np.ndarray, classes: np.ndarray) -> float:
-        """Return the intensity that becomes +1."""
-        low = background_of(channel)
-        seen = channel != low
-        high = float(np.percentile(channel[seen & (classes > 0)], self.config.high_percentile))
-        healthy = channel[seen & (classes == BRAIN)]
-        if self.config.gain == "percentile" or not len(healthy):
-            return high
-        reach = 2 * (float(np.median(healthy)) - low)
-        # The median of a z-scored scan is about its background, and no measure of brightness.
-        return low + reach if reach > DIM * (high - low) else high
+        if self.config.anatomy:
+            tissue = tissue_of(boxed, labels, self.config.spacing_mm)
+            arrays["tissue"] = tissue.astype(np.float16)
+        return arrays
 
     def intensities(self) -> dict[str, dict[str, float]]:
         """Return what -1 and +1 mean at this site: the median scale of each contrast."""

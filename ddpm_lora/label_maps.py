@@ -1,14 +1,16 @@
 """Finds label maps, checks them, and completes them with their brain.
 
 Where the brain is, is said by a given mask, by label 4 in Med-DDPM's scheme, by the file
-`<case>-brain.nii.gz` that `synth masks` writes beside a tumour, or by the case's own scans.
+`<case>-brain.nii.gz` that `synth masks` writes beside a tumour, or by the case's own scans. A
+tumour that is painted into a *host*, the scans of a brain, has the brain of that host.
 """
 
 from __future__ import annotations
 
 import glob
 import re
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -25,13 +27,14 @@ from synth.data.volume import Volume
 
 DEMO = Path("weights/labels")
 """Four label maps of phantoms that no shipped model has seen, in Med-DDPM's scheme."""
+INPAINTED = "-t1n-inference.nii.gz"
 DRAWN = re.compile(r"-synth\d+$")
 """What is appended to the id of a label map for the scans drawn for it."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class LabelMap:
-    """Tumour and brain on their own grid."""
+    """Tumour and brain on their own grid, and scans where they are wanted."""
 
     id: str
     classes: np.ndarray
@@ -40,6 +43,17 @@ class LabelMap:
     """The label map as it was read."""
     files: tuple[Path, ...] = ()
     """What was read, the label map first."""
+    scans: Mapping[str, Volume] = field(default_factory=dict)
+    """Contrasts at hand, on the same grid: those of the host, or the label map's own."""
+
+    own: np.ndarray | None = None
+    """(X, Y, Z) bool: tumour that the scans show already, and that stays."""
+
+    @property
+    def painted(self) -> np.ndarray:
+        """Where a tumour is to be painted, (X, Y, Z) bool."""
+        tumour = (self.classes > 0) & (self.classes != BRAIN)
+        return tumour if self.own is None else tumour & ~self.own
 
 
 def demo() -> Path:
@@ -98,6 +112,80 @@ def read(case: Case, *, scheme: str = "auto", brain: Path | None = None) -> Labe
         inside = _brain_of(source, labels, path) if source else None
     classes = class_map(labels.data[0], own, inside, name=str(path))
     return LabelMap(id=case.id, classes=classes, grid=labels, files=(path, *source))
+
+
+def with_scans(labels: LabelMap, case: Case) -> LabelMap:
+    """Add the scans that lie beside a label map."""
+    scans, files = _scans_of(case, labels.grid, labels.files[0])
+    return replace(labels, scans=scans, files=tuple(dict.fromkeys((*labels.files, *files))))
+
+
+def find_hosts(path: Path) -> list[Case]:
+    """Return the cases of a folder, or below it, whose scans can be painted into.
+
+    What `synth inpaint` wrote counts as well: a t1n without its tumour.
+    """
+    files = sorted(path.rglob(f"*{INPAINTED}"))
+    hosts = [Case(id=p.name.removesuffix(INPAINTED), files={"t1n": p}) for p in files]
+    hosts = hosts or [c for c in discover(path) if c.files.keys() & set(MODALITIES)]
+    if not hosts:
+        hint = "give a folder with files like <case>-t1n.nii.gz"
+        raise SynthError(f"--into {path}: no scans there", hint=hint)
+    return hosts
+
+
+def host_of(case: Case, hosts: Sequence[Case]) -> Case:
+    """Return the scans that a label map is painted into: those of its brain, or the only ones."""
+    for wanted in (case.id, case.origin, case.patient):
+        for host in hosts:
+            if wanted in (host.id, host.patient):
+                return host
+    if len(hosts) == 1:
+        return hosts[0]
+    raise SynthError(
+        f"{case.id}: none of the {len(hosts)} cases to paint into is its brain",
+        hint="ids must agree, as `synth masks --kind tumour` makes them; or name one case",
+    )
+
+
+def read_into(case: Case, host: Case, *, scheme: str = "auto") -> LabelMap:
+    """Read a label map, and the scans it is painted into: the brain is that of the scans.
+
+    The host's own tumour, if it has a label map, stays where the new one is not.
+    """
+    path = case.path("seg")
+    labels = Volume.load_labels(path)
+    own = case.scheme if scheme == "auto" else scheme
+    scans, files = _scans_of(host, labels, path)
+    brain = brain_mask(labels.with_data(np.concatenate([v.data for v in scans.values()])))
+    classes = class_map(labels.data[0], own, brain, name=str(path))
+    classes[~brain] = 0
+    stays = None
+    if "seg" in host.files and host.path("seg").resolve() != path.resolve():
+        there = host.load("seg")
+        there.require_same_grid(labels, (str(host.path("seg")), str(path)))
+        before = class_map(there.data[0], host.scheme, brain)
+        stays = (classes == BRAIN) & (before > 0) & (before != BRAIN)
+        classes[stays] = before[stays]
+        files.append(host.path("seg"))
+    files = (path, *files)
+    return LabelMap(
+        id=case.id, classes=classes, grid=labels, files=tuple(files), scans=scans, own=stays
+    )
+
+
+def _scans_of(case: Case, labels: Volume, name: Path) -> tuple[dict[str, Volume], list[Path]]:
+    """Read the contrasts that a case has."""
+    scans, files = {}, []
+    for contrast in MODALITIES:
+        if contrast in case.files:
+            path = case.path(contrast)
+            volume = Volume.load(path)
+            volume.require_same_grid(labels, (str(path), str(name)))
+            require_brain(volume, str(path))
+            scans[contrast] = volume
+            files.append(path)
+    return scans, files
 
 
 def require_known(scheme: str) -> None:

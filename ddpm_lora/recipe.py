@@ -12,19 +12,17 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 from torch.optim import AdamW, Optimizer
 
-from ddpm_lora.atlas import mean_brain
 from ddpm_lora.conditioning import NAMES, dropped, planes_of, voxel_weights
-from ddpm_lora.config import Config
+from ddpm_lora.config import BANDS, Config
 from ddpm_lora.data import SynthesisData
 from ddpm_lora.network import denoiser, schedule_of
-from ddpm_lora.state_space import ATLAS, BACKGROUND, BandStatistics, Space, space_of
-from synth.base.errors import SynthError
+from ddpm_lora.state_space import BACKGROUND, BandStatistics, Space, space_of
 from synth.base.seeding import generator
 from synth.checkpoints import checkpoint
-from synth.checkpoints.convert import LEAST_PATIENTS
 from synth.data.case import MODALITIES
 from synth.data.volume import Volume
 from synth.diffusion.sampling import dpmpp_2m, levels
@@ -60,26 +58,34 @@ class Recipe:
         return {"model": AdamW(self.model.parameters(), lr=c.lr, weight_decay=c.weight_decay)}
 
     def losses(self, batch: Batch) -> Iterator[tuple[str, Tensor]]:
-        """Denoise at a random level, labels hidden now and then."""
+        """Denoise at a random level; labels and tissue are hidden now and then."""
         self.network.to(batch["image"].device)  # beside an adapter stands a base the loop ignores
         t = torch.rand(len(batch["image"])) * (self.config.timesteps - 1)
         if self.config.space == "pixel":
             t = t.round()  # Med-DDPM was told whole timesteps
-        planes = planes_of(batch["classes"])
-        planes = dropped(planes, self.config.label_drop, self.config.brain_drop)
+        c = self.config
+        planes = dropped(planes_in(batch), c.label_drop, c.brain_drop, c.tissue_drop)
         head = head_of(batch)
-        clean = self.space.state(batch["image"], head)
+        clean, unknown = self._states(batch, head)
         noise = torch.randn(clean.shape).to(clean)  # the same draw on every device
         logsnr = self.schedule.logsnr(t.to(clean.device))
-        x_t = q_sample(clean, noise, logsnr)
-        answer = self.answer(x_t, logsnr, planes, head)
+        x_t = self._noisy(clean, noise, logsnr, unknown)
+        answer = self.answer(x_t, logsnr, planes, unknown)
         error = self.error(answer, clean, noise, logsnr)
-        yield "model", self.loss(error, batch["classes"])
+        yield "model", self.loss(error, batch["classes"], unknown)
 
-    def answer(self, x_t: Tensor, logsnr: Tensor, planes: Tensor, head: Tensor) -> Tensor:
-        """Ask the network; the known part of the state is free of noise."""
+    def _states(self, batch: Batch, head: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the clean state, and 1 where it is unknown."""
         space = self.space
-        shown = torch.cat([x_t * space.unknown(head), space.condition(planes)], dim=1)
+        return space.state(batch["image"], head), space.unknown(head, batch.get("zone"))
+
+    def _noisy(self, clean: Tensor, noise: Tensor, logsnr: Tensor, unknown: Tensor) -> Tensor:
+        """The known part of the state is free of noise."""
+        return torch.where(unknown > 0, q_sample(clean, noise, logsnr), clean)
+
+    def answer(self, x_t: Tensor, logsnr: Tensor, planes: Tensor, unknown: Tensor) -> Tensor:
+        """Ask the network."""
+        shown = torch.cat([x_t, self.space.condition(planes, unknown)], dim=1)
         return self.network(shown, self.schedule.timestep(logsnr).float()).float()
 
     def error(self, answer: Tensor, clean: Tensor, noise: Tensor, logsnr: Tensor) -> Tensor:
@@ -93,17 +99,18 @@ class Recipe:
             error = error / sigma.view(-1, 1, 1, 1, 1)
         return error
 
-    def loss(self, error: Tensor, classes: Tensor) -> Tensor:
-        """The weighted error of the state; in wavelet space also of the image it makes.
+    def loss(self, error: Tensor, classes: Tensor, unknown: Tensor) -> Tensor:
+        """The weighted error of what is drawn of the state; of wavelets also as an image.
 
         As an image, each band counts by its own energy. Both parts are 1 for an error of 1.
         """
         c, space = self.config, self.space
         weights = voxel_weights(classes, c.balance, background=c.space == "pixel")
-        total = (self._size(error) * space.weights(weights)).mean()
+        total = _mean(self._size(error), space.weights(weights) * unknown)
         if c.space == "wavelet" and c.image_weight:
-            image = space.difference(error, classes[:, None] > 0)
-            total = total + c.image_weight * (self._size(image / space.unit()) * weights).mean()
+            image = space.difference(error * unknown, classes[:, None] > 0) / space.unit()
+            drawn = F.interpolate(unknown[:, ::BANDS], scale_factor=2)
+            total = total + c.image_weight * _mean(self._size(image), weights * drawn)
         return total
 
     def _size(self, error: Tensor) -> Tensor:
@@ -114,16 +121,16 @@ class Recipe:
         """The loss, and the RMS error of the clean image by region, at fixed levels and noise."""
         self.network.to(batch["image"].device)
         c, space, classes, head = self.config, self.space, batch["classes"], head_of(batch)
-        clean = space.state(batch["image"], head)
+        clean, unknown = self._states(batch, head)
         noise = torch.randn(clean.shape, generator=generator("validation")).to(clean)
         losses, squares = [], []
         for level in JUDGED_AT:
             logsnr = torch.full((len(clean),), level, device=clean.device)
-            x_t = q_sample(clean, noise, logsnr)
-            answer = self.answer(x_t, logsnr, planes_of(classes), head)
+            x_t = self._noisy(clean, noise, logsnr, unknown)
+            answer = self.answer(x_t, logsnr, planes_in(batch), unknown)
             error = self.error(answer, clean, noise, logsnr)
-            losses.append(float(self.loss(error, classes)))
-            x0 = to_x0(answer, x_t, logsnr, c.objective)
+            losses.append(float(self.loss(error, classes, unknown)))
+            x0 = torch.where(unknown > 0, to_x0(answer, x_t, logsnr, c.objective), clean)
             made = space.image(x0, head).clamp(BACKGROUND, c.ceiling)
             squares.append((made - batch["image"]).square().mean(1))  # (B, X, Y, Z)
         mean = torch.stack(squares).mean(0)
@@ -137,7 +144,7 @@ class Recipe:
     def preview(self, batch: Batch) -> dict[str, Volume]:
         """Four scans drawn for one item's labels, beside its own."""
         self.network.to(batch["image"].device)
-        planes = planes_of(batch["classes"])
+        planes = planes_in(batch)
         like = self.space.state(batch["image"], head_of(batch))
         x = torch.randn(like.shape, generator=generator("preview")).to(like)
         walk = levels(self.schedule, PREVIEW_CALLS)
@@ -164,29 +171,23 @@ def head_of(batch: Batch) -> Tensor:
     return batch["classes"][:, None] > 0
 
 
+def planes_in(batch: Batch) -> Tensor:
+    """Return the planes that a batch shows the network."""
+    return planes_of(batch["classes"], batch.get("tissue"))
+
+
+def _mean(values: Tensor, weights: Tensor) -> Tensor:
+    """Return the weighted mean over each item, then that of the items."""
+    weights = weights.expand_as(values)
+    total = weights.sum((1, 2, 3, 4)).clamp(min=1e-6)
+    return ((values * weights).sum((1, 2, 3, 4)) / total).mean()
+
+
 def measure(network: nn.Module, items: SynthesisData) -> None:
-    """Give a wavelet network a cohort's mean brain, if it wants one, and the bands' statistics.
-
-    The mean of few brains shows each of them: fewer than `LEAST_PATIENTS` are refused.
-    """
-    patients = len({case.patient for case in items.cases})
-    if items.config.atlas and patients < LEAST_PATIENTS and not items.config.few_patients:
-        raise SynthError(
-            f"{patients} patients: the mean brain in the weights would show each of them",
-            hint=f"train on {LEAST_PATIENTS} or more; or --few-patients, and keep the weights "
-            "where the scans are",
-        )
-
-    def cases() -> Iterator[tuple[Tensor, Tensor]]:
-        for index in range(len(items)):
-            arrays = items.prepared(index)
-            image = torch.from_numpy(np.float32(arrays["image"]))
-            yield image, torch.from_numpy(np.array(arrays["classes"]))
-
-    atlas = mean_brain(cases()) if items.config.atlas else None
-    if atlas is not None:
-        network.get_buffer(ATLAS).copy_(atlas)
-    statistics = BandStatistics(atlas)
-    for image, classes in cases():
-        statistics.add(image, classes)
+    """Give a wavelet network the statistics of a cohort's bands."""
+    statistics = BandStatistics()
+    for index in range(len(items)):
+        arrays = items.prepared(index)
+        image = torch.from_numpy(np.float32(arrays["image"]))
+        statistics.add(image, torch.from_numpy(np.array(arrays["classes"])))
     statistics.store(network)

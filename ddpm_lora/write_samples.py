@@ -16,8 +16,9 @@ import numpy as np
 
 from ddpm_lora.conditioning import BRAIN, NAMES
 from ddpm_lora.generate import Drawn, SamplerOptions, draw
-from ddpm_lora.label_maps import LabelMap, read
+from ddpm_lora.label_maps import LabelMap, host_of, read, read_into, with_scans
 from ddpm_lora.lora.adapters import fingerprint
+from ddpm_lora.paint import paint
 from ddpm_lora.provenance import Contributors, Provenance, find_contributors
 from synth.base.manifest import manifest
 from synth.checkpoints.checkpoint import Checkpoint
@@ -40,12 +41,20 @@ class Maker:
     provenance: Provenance
     scheme: str = "auto"
     brain: Path | None = None
+    hosts: Sequence[Case] = ()
+    """Scans to paint into; without any, whole brains are drawn."""
+    mass_effect: bool = False
 
     @cached_property
     def arguments(self) -> dict[str, Any]:
-        """What the scans depend on besides the label map, as JSON values."""
+        """What the scans depend on besides the label map and its host, as JSON values."""
         config, options = self.loaded.config, self.options
         wish = {**vars(options), "steps": options.calls(config)}
+        wish["temperature"] = options.first_noise(config)
+        if self.hosts:
+            wish |= {"tissue": "host", "mass_effect": self.mass_effect}
+        elif not config.anatomy:
+            del wish["tissue"]
         return wish | {"scheme": self.scheme, "model": fingerprint(self.loaded.model)}
 
     def ids(self, case: Case) -> list[str]:
@@ -64,20 +73,34 @@ class Maker:
     def work(self, case: Case) -> str:
         """Draw what is missing of a label map."""
         before = find_contributors(case)
-        source = self.provenance.of(case, before.donors)
-        labels = read(case, scheme=self.scheme, brain=self.brain)
+        host = host_of(case, self.hosts) if self.hosts else None
+        source = self.provenance.of(case, [*before.donors, *([host.id] if host else [])])
+        labels = self._read(case, host)
         missing = [k for k, output in enumerate(self.outputs(case)) if not output.is_done()]
         calls = seconds = 0.0
         for index in missing:
-            drawn = draw(labels, self.loaded, self.options, index=index)
+            drawn = self._draw(labels, index, host)
             made_id = self.ids(case)[index]
             facts = {"case": made_id, "source": source, "index": index, **self._model(before)}
+            if host:
+                facts["into"] = host.id
             scheme, files = write(self.out, made_id, labels, drawn)
             facts |= {"scheme": scheme, "voxels": _counts(labels.classes), **drawn.facts}
             record = manifest("sample", self.arguments, labels.files, **facts)
             write_record(self.record(made_id), record, files)  # last: its presence means done
             calls, seconds = calls + drawn.facts["network_calls"], seconds + drawn.facts["seconds"]
         return f"{len(missing)} drawn, {calls:g} calls, {seconds:.1f} s"
+
+    def _read(self, case: Case, host: Case | None) -> LabelMap:
+        if host:
+            return read_into(case, host, scheme=self.scheme)
+        labels = read(case, scheme=self.scheme, brain=self.brain)
+        return with_scans(labels, case) if self.options.tissue == "scans" else labels
+
+    def _draw(self, labels: LabelMap, index: int, host: Case | None) -> Drawn:
+        if host is None:
+            return draw(labels, self.loaded, self.options, index=index)
+        return paint(labels, self.loaded, self.options, index=index, mass_effect=self.mass_effect)
 
     def _model(self, before: Contributors) -> dict[str, Any]:
         """Return what the model, and that of the label map, say of their making."""

@@ -20,25 +20,19 @@ import torch
 from safetensors.torch import load_file, save_file
 from scipy import ndimage
 
-from ddpm_lora.atlas import mean_brain
-from ddpm_lora.config import PRESETS
-from ddpm_lora.data import SynthesisData
 from ddpm_lora.lora.merging import _scaling
-from ddpm_lora.network import build
-from ddpm_lora.recipe import measure
 from synth.base import patient_marks
 from synth.base.errors import SynthError
 from synth.base.files import read_json, write_json
 from synth.checkpoints import checkpoint
 from synth.checkpoints.checkpoint import read_metadata, require_finite
-from synth.checkpoints.convert import LEAST_PATIENTS, convert, read_weights, unwrap
+from synth.checkpoints.convert import read_weights, unwrap
 from synth.cli import main
 from synth.data import fill
 from synth.data.cache import ArrayCache
 from synth.data.case import discover
 from synth.data.volume import Volume
 from synth.jobs.job import python_environment
-from synth.phantom.cohort import write_cohort
 from synth.training import run_state
 from tests.conftest import write_case
 from wdm3d.cases import Inpainter, find_doubts
@@ -160,45 +154,6 @@ def test_marks_tell_a_leak_and_nothing_else(tmp_path, monkeypatch) -> None:
     monkeypatch.setenv("SYNTH_PATIENT_KEY", str(tmp_path / "c.key"))
     with pytest.raises(SynthError, match="is not a key"):
         patient_marks.mark("x")
-
-
-def test_a_mean_brain_of_eight_shows_a_patient_little(tmp_path: Path) -> None:
-    write_cohort(tmp_path, cases=12, workers=1, progress=False)
-    items = SynthesisData(discover(tmp_path), PRESETS["tiny"], fixed=True)
-    pairs = []
-    for index in range(len(items)):
-        arrays = items.prepared(index)
-        pairs.append(
-            [torch.from_numpy(np.array(arrays[n], np.float32)) for n in ("image", "classes")]
-        )
-    own = [mean_brain([pair])[0].numpy() for pair in pairs]
-
-    def alike(atlas: np.ndarray, brain: np.ndarray) -> float:
-        both = (atlas > -0.9) & (brain > -0.9)
-        return float(np.corrcoef(atlas[both], brain[both])[0, 1])
-
-    gaps = {}
-    for count in (1, LEAST_PATIENTS):
-        atlas = mean_brain(pairs[:count])[0].numpy()
-        found = [alike(atlas, brain) for brain in own]
-        gaps[count] = np.mean(found[:count]) - np.mean(found[LEAST_PATIENTS:])
-    assert gaps[1] > 0.4
-    assert gaps[LEAST_PATIENTS] < 0.12
-    few = replace(PRESETS["tiny"], few_patients=False)
-    with pytest.raises(SynthError, match="would show each of them"):
-        measure(build(few), SynthesisData(discover(tmp_path)[:7], few))
-
-
-@pytest.mark.parametrize(("count", "allowed"), [(7, False), (8, True)])
-def test_a_mean_brain_of_few_is_not_handed_on(tmp_path: Path, count: int, allowed: bool) -> None:
-    config = replace(PRESETS["tiny"], few_patients=True, width=8, groups=4)
-    checkpoint.save(
-        tmp_path / "run", model=build(config), family="ddpm_lora", preset="tiny", config=config,
-        patients=[f"a-{n}" for n in range(count)],
-    )  # fmt: skip
-    with contextlib.nullcontext() if allowed else pytest.raises(SynthError, match="of 7 patients"):
-        convert(tmp_path / "run", tmp_path / "handed-on")
-    assert (tmp_path / "handed-on").exists() == allowed
 
 
 @pytest.mark.parametrize(

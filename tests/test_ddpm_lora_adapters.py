@@ -110,15 +110,15 @@ def test_saved_read_by_peft_and_merged_all_answer_alike(tmp_path: Path, preset: 
 
 
 def test_an_adapter_brings_its_sites_statistics(tmp_path: Path) -> None:
-    """Mean brain and spreads are the site's, halfway with half the weight; peft reads the file."""
+    """Means and spreads are the site's, halfway with half the weight; peft reads the file."""
     from peft import PeftModel
 
-    base = base_in(tmp_path / "base", config=replace(SMALL, atlas=True))
+    base = base_in(tmp_path / "base", config=replace(SMALL, anatomy=True))
     write_case(tmp_path / "data", "BraTS-GLI-00001-000", seed=1)
-    config = replace(SMALL, atlas=True, lora_from=str(base), spacing_mm=1.0, few_patients=True)
+    config = replace(SMALL, anatomy=True, lora_from=str(base), spacing_mm=1.0)
     items = SynthesisData(discover(tmp_path / "data"), config)
     folder = save(FineTuning(config, items=items), tmp_path / "site_b")
-    own = build(replace(SMALL, atlas=True))
+    own = build(replace(SMALL, anatomy=True))
     measure(own, items)
     before, after = checkpoint.load(base).model, checkpoint.load(folder).model
     half = merging.load(f"{folder}:0.5").model
@@ -127,7 +127,7 @@ def test_an_adapter_brings_its_sites_statistics(tmp_path: Path) -> None:
         torch.testing.assert_close(after.get_buffer(name), site)
         mean = (before.get_buffer(name) + site) / 2
         torch.testing.assert_close(half.get_buffer(name), mean)
-    x, t = torch.randn(1, 96, 10, 12, 8), torch.tensor([33.0])
+    x, t = torch.randn(1, 92, 10, 12, 8), torch.tensor([33.0])
     expected = after(x, t)
     assert torch.equal(PeftModel.from_pretrained(before, str(folder)).eval()(x, t), expected)
 

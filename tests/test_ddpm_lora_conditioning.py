@@ -9,10 +9,12 @@ import torch
 from ddpm_lora.conditioning import (
     class_map,
     dropped,
+    head_in,
     planes_of,
     unconditioned,
     unlabelled,
     voxel_weights,
+    without_tissue,
 )
 from synth.base.errors import SynthError
 
@@ -76,12 +78,28 @@ def test_planes_are_disjoint_and_hidden_ones_are_probabilities() -> None:
 def test_shares_of_hidden_items() -> None:
     torch.manual_seed(0)
     planes = planes_of(torch.ones(8000, 1, 1, 1))
-    found = dropped(planes, 0.1, 0.05)[:, 0, 0, 0, 0]
+    found = dropped(planes, 0.1, 0.05, 0.5)[:, 0, 0, 0, 0]
     values, counts = found.unique(return_counts=True)
     assert torch.allclose(values, torch.tensor([0.2, 0.25, 1.0]))
     # three standard deviations of a binomial of 8000
     assert counts.tolist() == pytest.approx([400, 800, 6800], abs=100)
-    assert torch.equal(dropped(planes, 0, 0), planes)
+    assert torch.equal(dropped(planes, 0, 0, 0), planes)
+
+
+def test_shares_of_hidden_tissue() -> None:
+    """White matter that is hidden may be any tissue; without labels, or a brain, it is, too."""
+    torch.manual_seed(0)
+    white = torch.tensor([0.0, 0.0, 1.0]).view(1, 3, 1, 1, 1).expand(8000, -1, -1, -1, -1)
+    planes = planes_of(torch.full((8000, 1, 1, 1), BRAIN), white)
+    found = dropped(planes, 0.1, 0.05, 0.3)[:, -1, 0, 0, 0]
+    values, counts = found.unique(return_counts=True)
+    assert torch.allclose(values, torch.tensor([0.25, 1 / 3, 1.0]))
+    assert counts.tolist() == pytest.approx([400, 800 + 0.3 * 6800, 0.7 * 6800], abs=130)
+    assert torch.equal(dropped(planes, 0, 0, 0), planes)
+    assert torch.equal(head_in(dropped(planes, 0.5, 0, 0.5)), head_in(planes))
+    assert torch.equal(without_tissue(planes)[:, :4], planes[:, :4])
+    tumour = planes_of(torch.full((1, 1, 1, 1), ET), torch.zeros(1, 3, 1, 1, 1))
+    assert torch.equal(without_tissue(tumour), tumour)  # it has none
 
 
 def test_weights_give_regions_their_say() -> None:

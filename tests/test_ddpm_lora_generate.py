@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from ddpm_lora import generate
-from ddpm_lora.conditioning import LABEL_SCHEMES, MEDDPM, class_map
+from ddpm_lora.conditioning import LABEL_SCHEMES, MEDDPM, class_map, head_in
 from ddpm_lora.config import Config
 from ddpm_lora.generate import SamplerOptions, draw, in_scanner_units, load, site_scales
 from ddpm_lora.label_maps import LabelMap, find, read
@@ -108,7 +108,7 @@ def test_each_label_is_drawn_where_it_is(
     config = replace(SMALL, space=space, objective="v")
     greys = torch.tensor([-0.5, 0.0, 0.25, 0.75])
 
-    def painter(network, config, planes, *, guidance):
+    def painter(network, config, planes, *, guidance, known):
         picture = (
             (planes * greys.view(1, 4, 1, 1, 1)).sum(1, keepdim=True).expand(-1, 4, -1, -1, -1)
         )
@@ -128,7 +128,7 @@ def test_each_label_is_drawn_where_it_is(
 def test_on_a_finer_grid_edges_do_not_darken(monkeypatch: pytest.MonkeyPatch) -> None:
     """A model of 2 mm that paints the whole head white draws it white to its last voxel."""
 
-    def painter(network, config, planes, *, guidance):
+    def painter(network, config, planes, *, guidance, known):
         head = planes.sum(1, keepdim=True) > 0
         picture = torch.where(head, 1.0, -1.0).expand(-1, 4, -1, -1, -1)
         state = space_of(config, network).state(picture, head)
@@ -173,6 +173,42 @@ def test_a_draw_is_what_the_sampler_draws(sampler: str, temperature: float) -> N
 def test_a_temperature_is_not_negative() -> None:
     with pytest.raises(SynthError, match="temperature"):
         SamplerOptions(temperature=-1)
+    # A model that sees tissue starts colder; one that was given its noise keeps it.
+    assert SamplerOptions().first_noise(SMALL) == 1
+    assert SamplerOptions().first_noise(replace(SMALL, anatomy=True)) == generate.WITH_TISSUE < 1
+    assert SamplerOptions(temperature=0.9).first_noise(replace(SMALL, anatomy=True)) == 0.9
+
+
+@pytest.mark.parametrize("tissue", ["drawn", "scans", "none"])
+def test_a_whole_brain_has_the_tissue_it_is_asked_for(
+    tissue: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the network is shown: an individual's tissue, that of the scans, or any."""
+    seen = []
+
+    def painter(network, config, planes, *, guidance, known):
+        seen.append(planes[0, 4:].numpy())
+        state = space_of(config, network).state(-torch.ones_like(planes[:, :4]), head_in(planes))
+        return lambda x, logsnr, cond=None: state
+
+    monkeypatch.setattr(generate, "denoiser", painter)
+    labels = label_map()
+    with_tissue = loaded_with(replace(SMALL, anatomy=True))
+    options = SamplerOptions(steps=1, tissue=tissue)
+    if tissue == "scans":
+        with pytest.raises(SynthError, match="no scans beside the label map"):
+            draw(labels, with_tissue, options)
+        scan = labels.grid.with_data(np.where(labels.classes > 0, brain((22, 26, 21)), 0))
+        labels = replace(labels, scans={"t1n": scan})
+    for index in (0, 1):
+        draw(labels, with_tissue, options, index=index)
+    one, other = seen
+    total = one.sum(0)
+    inside = total > 0
+    np.testing.assert_allclose(total[inside], 1, atol=1e-5)
+    assert inside.sum() > 1000
+    assert np.array_equal(one, other) == (tissue != "drawn")
+    assert (np.ptp(one[:, inside], axis=1).max() < 1e-6) == (tissue == "none")
 
 
 def test_a_draw_depends_on_seed_case_and_number_alone() -> None:

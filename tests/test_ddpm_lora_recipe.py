@@ -193,7 +193,7 @@ def words(cohort: Path, out: Path, steps: int, *more: str) -> list[str]:
         f"train ddpm_lora --data {cohort} -o {out} --steps {steps} --batch-size 2 --spacing-mm 1 "
         "--crop 20 24 16 --width 8 --groups 4 --multipliers 1 2 --blocks-per-level 1 "
         "--timesteps 100 --validate-every 3 --save-every 3 --preview-every 3 --log-every 1 "
-        "--decay constant --few-patients"
+        "--decay constant"
     )
     return [*text.split(), *more]
 

@@ -38,26 +38,34 @@ def test_real_scans_are_not_told_from_real_ones(real) -> None:
     assert 0.3 < found.auc < 0.6
 
 
-def flipped(scans: Scans) -> Scans:
+def flipped(scans: Scans, _: Scans) -> Scans:
     """Exchange one contrast by its mirror image: its edges are where no other has them."""
     image = scans.image.copy()
     image[2] = np.where(scans.brain, image[2][:, ::-1], 0)
     return replace(scans, image=image)
 
 
+def hazy(scans: Scans, _: Scans) -> Scans:
+    return altered(scans, lambda v: 0.5 * v + 0.5 * ndimage.gaussian_filter(v, (0, 2, 2, 2)))
+
+
+def control(kind: str):
+    return lambda s, other: dict(spoiled(s, other, int(s.case.id.split("-")[2])))[kind]
+
+
 @pytest.mark.parametrize(
-    "spoil",
+    ("spoil", "least"),
     [
-        lambda s: dict(spoiled(s, 0))["blurred"],
-        lambda s: dict(spoiled(s, int(s.case.id.split("-")[2])))["noised"],
-        lambda s: altered(s, lambda v: 0.5 * v + 0.5 * ndimage.gaussian_filter(v, (0, 2, 2, 2))),
-        flipped,
+        pytest.param(control("blurred"), 0.95, id="blurred"),
+        pytest.param(control("noised"), 0.95, id="noised"),
+        pytest.param(control("exchanged"), 0.9, id="another's contrast"),  # 24 coarse scans
+        pytest.param(hazy, 0.95, id="half blurred"),
+        pytest.param(flipped, 0.95, id="a contrast mirrored"),
     ],
-    ids=["blurred", "noised", "half blurred", "a contrast exchanged"],
 )
-def test_what_an_eye_finds_is_found(spoil, scans, real) -> None:
-    made = [(looks(spoil(s)), s.case.patient) for s in scans[::2]]
-    assert tell_apart(made, real[1::2]).auc >= 0.95
+def test_what_an_eye_finds_is_found(spoil, least, scans, real) -> None:
+    made = [(looks(spoil(s, scans[i])), s.case.patient) for i, s in enumerate(scans[::2])]
+    assert tell_apart(made, real[1::2]).auc >= least
 
 
 def test_brightness_and_unit_of_the_file_are_no_sign(scans) -> None:
@@ -116,10 +124,11 @@ def test_the_judge_puts_it_first(tmp_path: Path) -> None:
     found = evaluate_synthesis(
         tmp_path / "made", tmp_path / "real", tmp_path / "out", pictures=False
     ).summary["two_sample"]
-    assert found.keys() == {"made", "real", "blurred", "noised"}
+    assert found.keys() == {"made", "real", "blurred", "noised", "exchanged"}
     assert all(v["low"] <= v["auc"] <= v["high"] for v in found.values())
     assert found["made"]["auc"] < 0.9
     assert found["real"]["low"] < 0.5 < found["real"]["high"]
     assert min(found["blurred"]["auc"], found["noised"]["auc"]) >= 0.95
+    assert found["exchanged"]["auc"] > 0.75
     first = (tmp_path / "out" / "table.md").read_text().split("|")[0]
     assert "Can a classifier tell" in first

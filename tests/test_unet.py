@@ -159,3 +159,21 @@ def test_mistakes_are_explained():
         replace(TINY, groups=3)
     with pytest.raises(SynthError, match="multipliers is empty"):
         replace(TINY, multipliers=())
+
+
+def test_with_a_bypass_noise_need_not_pass_through_the_network():
+    """Each answer gets its own channel, as much as the time says; at first nothing."""
+    config = replace(TINY, bypass=True, zero_init_out=True)
+    network = built(config)
+    x = torch.randn(2, config.in_channels, 8, 8, 8)
+    torch.nn.init.zeros_(network.bypass.weight)
+    torch.nn.init.zeros_(network.bypass.bias)
+    assert not network(x, torch.tensor([3.0, 7.0])).any()
+    own = x[:, : config.out_channels]
+    torch.nn.init.ones_(network.bypass.bias)
+    assert torch.equal(network(x, torch.tensor([3.0, 7.0])), own)
+    torch.nn.init.normal_(network.bypass.weight)
+    early, late = network(x[:1], torch.tensor([3.0])), network(x[:1], torch.tensor([700.0]))
+    ratio = (early / own[:1]).flatten(2)
+    torch.testing.assert_close(ratio, ratio[:, :, :1].expand_as(ratio), rtol=1e-3, atol=1e-4)
+    assert not torch.allclose(early, late)

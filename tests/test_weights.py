@@ -69,7 +69,7 @@ def test_the_command_on_a_card_gives_the_settings_of_the_weights(folder: Path) -
     asked = {k: v for k, v in values.items() if k not in inspect.signature(train).parameters}
     preset, config, loop = resolve(facts["family"], values["preset"], asked)
     later = set(to_dict(config)) - set(facts["config"])  # settings that came after these weights
-    assert later <= {"heads", "exclude", "holes", "few_patients"}
+    assert later <= {"heads", "exclude", "holes"}
     told = {k: v for k, v in to_dict(config).items() if k not in {"lora_from", *later}}
     assert told == {k: v for k, v in facts["config"].items() if k != "lora_from"}
     assert preset == facts["preset"]
@@ -102,14 +102,15 @@ def test_the_page_makes_the_patients_of_the_cards_again(tmp_path: Path) -> None:
     made = tmp_path / "made"
     train, chosen = read_split(made / "site_a.json", made / "site_a").fold(1)
     assert (len(train), len(chosen)) == (64, 12)
-    shapes, few = (discover(made / name) for name in ("shapes", "site_b"))
+    shapes, scans, few = (discover(made / name) for name in ("shapes", "scans", "site_b"))
     names = [folder.name for folder in [*FOLDERS, *ADAPTERS]]
     told = {f: checkpoint.read_metadata(WEIGHTS / f)["data_hash"] for f in names}
     assert told == {
         "label_gan": data_hash(chain(*hold_out(shapes, 0.2))),
         "site_b": data_hash(chain(*hold_out(few, 0.2))),
         "wdm3d": data_hash([]),  # it draws its heads
-        **dict.fromkeys(("wdm3d_known", "ddpm_lora"), data_hash([*train, *chosen])),
+        "ddpm_lora": data_hash(chain(*hold_out(scans, 0.1))),
+        "wdm3d_known": data_hash([*train, *chosen]),
     }
 
 

@@ -20,7 +20,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from ddpm_lora.config import Config
-from ddpm_lora.state_space import ATLAS, EDGE, MEAN, PLACES, SPREAD
+from ddpm_lora.state_space import EDGE, MEAN, SPREAD
 from synth.base import manifest
 from synth.base.config import from_dict, to_dict
 from synth.base.errors import SynthError, first_line
@@ -37,7 +37,7 @@ from synth.checkpoints.checkpoint import (
 )
 
 PREFIX = "base_model.model."  # peft's, before every name
-OF_THE_SITE = (MEAN, SPREAD, EDGE, ATLAS, PLACES)  # measured, not learned
+OF_THE_SITE = (MEAN, SPREAD, EDGE)  # measured, not learned
 UNSUPPORTED = ("use_dora", "lora_bias", "fan_in_fan_out", "use_qalora")
 
 

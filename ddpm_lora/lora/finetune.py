@@ -30,7 +30,7 @@ ADAPTABLE = (nn.Linear, nn.Conv1d, nn.Conv3d)
 TRAINING_ONLY = frozenset(
     {"lr", "weight_decay", "norm", "balance", "image_weight", "label_drop", "brain_drop"}
     | {"augment", "checkpointing", "lora_from", "lora_preset", "lora_rank", "crop"}
-    | {"few_patients"}
+    | {"tissue_drop", "paint_share"}
 )
 """Settings in which a fine-tuning may differ from its base."""
 

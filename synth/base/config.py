@@ -40,8 +40,18 @@ def to_dict(config: Any) -> dict[str, Any]:
 
 
 def from_dict(cls: type[T], values: Mapping[str, Any]) -> T:
-    """Build a configuration from JSON values; every key must be known and every type right."""
+    """Build a configuration from JSON values; every key must be known and every type right.
+
+    `REMOVED` of a class are settings of earlier versions, and with which values they mean nothing.
+    """
     hints = typing.get_type_hints(cls)
+    for key, harmless in getattr(cls, "REMOVED", {}).items():
+        if key in values and values[key] not in harmless:
+            raise SynthError(
+                f"{key} = {values[key]} is a setting of an earlier version",
+                hint="train anew, or use the version that made it",
+            )
+        values = {k: v for k, v in values.items() if k != key}
     require_known(cls, values)
     missing = [
         f.name

@@ -33,9 +33,6 @@ WRAPPERS = (
 PREFIXES = ("module.", "_orig_mod.", "model.", "denoise_fn.")
 """What wrappers (DataParallel, torch.compile, trainers, diffusion classes) put before names."""
 
-LEAST_PATIENTS = 8
-"""Behind a mean brain that is handed on."""
-
 log = logging.getLogger(__name__)
 
 
@@ -61,10 +58,8 @@ def convert(
         if own.publish_adapter is None or family not in (None, own.name):
             wanted = family or own.name
             raise SynthError(f"{source} is not a {wanted} adapter", hint="see `synth info`")
-        _require_many_patients(source)
         return own.publish_adapter.load()(source, out, base=adapter_of)
     if source.is_dir():
-        _require_many_patients(source)
         return _copy(source, Path(out), family, overrides, bits)
     weights = unwrap(read_weights(source), name=str(source))
     found, weights = recognise(weights, family, name=str(source))
@@ -83,17 +78,6 @@ def convert(
         bits=bits,
         source=source.name,
     )
-
-
-def _require_many_patients(source: Path) -> None:
-    """Refuse to hand on a mean brain in which one can recognise a patient."""
-    metadata = checkpoint.read_metadata(source)
-    marks = metadata.get("patients") or ()
-    if metadata["config"].get("few_patients") and len(marks) < LEAST_PATIENTS:
-        raise SynthError(
-            f"{source} holds the mean brain of {len(marks)} patients, which shows each of them",
-            hint=f"keep it where the scans are, or train on {LEAST_PATIENTS} or more",
-        )
 
 
 def _copy(

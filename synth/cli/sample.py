@@ -24,8 +24,10 @@ class DrawOptions:
     """solver."""
     guidance: float = 1.0
     """above 1, the labels count more, at twice the cost."""
-    temperature: float = 1.0
-    """size of the first noise; below 1, brains are smoother and vary less."""
+    temperature: float | None = None
+    """size of the first noise [0.5; 1 without tissue]: lower is smoother and varies less."""
+    tissue: Literal["drawn", "scans", "none"] = "drawn"
+    """anatomy of a whole brain: of a made-up person, of the scans beside the label map, or none."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,6 +59,8 @@ def sample(
     *,
     labels: tuple[Path, ...] = (),
     out: Path = Path("runs/sample"),
+    into: Path | None = None,
+    mass_effect: bool = False,
     lora: tuple[str, ...] = (),
     model: Path | None = None,
     brain: Path | None = None,
@@ -70,16 +74,19 @@ def sample(
 ) -> int:
     """Draw t1n, t1c, t2w and t2f for label maps, as an adapter's site would scan them.
 
-    A label map needs a brain: --brain; <case>-brain.nii.gz beside it, as `synth masks --kind
-    tumour` writes it; label 4 with --scheme meddpm; or the scans of the case. Without a tumour, it
-    gives a healthy brain. Writes <case>-synth00/ with BraTS-2023 names on the grid of the label
-    map, a picture of each case into pictures/, and a record (JSON) of each into records/. Finished
-    cases are skipped: the same command continues after a stop. The same seed gives the same scans;
-    with another number of threads about one voxel in 10,000 differs, by one grey level.
+    Whole brains are drawn, or with --into the tumour is painted into the scans of a brain: voxels
+    farther than 6 mm from it stay bit for bit; contrasts that are not at hand are drawn. A label
+    map needs a brain: that of --into; --brain; <case>-brain.nii.gz beside it, as `synth masks
+    --kind tumour` writes it; label 4 with --scheme meddpm; or the scans of the case. Writes
+    <case>-synth00/ with BraTS-2023 names on the grid of the label map, and pictures/ and records/.
+    The same command continues. The same seed gives the same scans; with another number of threads
+    about one voxel in 10,000 differs, by one grey level.
 
     Args:
         label_maps: label maps, or folders of cases in any naming [weights/labels].
         labels: the same, as an option.
+        into: scans to paint into: one case, or a folder in which each label map finds its own.
+        mass_effect: with --into, brain makes room for the tumour, within 14 mm.
         lora: adapters, as folders, or folder:0.7 to mix several; also a folder that holds one.
         model: ddpm_lora checkpoint, or the base of the adapters if they do not find it
             [weights/ddpm_lora].
@@ -94,11 +101,16 @@ def sample(
     """
     if samples < 1:
         raise SynthError(f"--samples {samples}", hint="1 or more")
+    if mass_effect and not into:
+        raise SynthError("--mass-effect without --into", hint="whole brains are drawn with it")
+    if into and brain:
+        raise SynthError("--into and --brain", hint="the brain is that of the scans")
     if label_maps and labels:
         both = f"{' '.join(map(str, label_maps))} and --labels {' '.join(map(str, labels))}"
         raise SynthError(both, hint="give one of them")
 
     from ddpm_lora.generate import SamplerOptions, load
+    from ddpm_lora.label_maps import find_hosts
     from ddpm_lora.provenance import append
     from ddpm_lora.write_samples import Maker, make
     from synth.base.devices import pick
@@ -106,11 +118,12 @@ def sample(
 
     kept = read_kept(listed.kept) if listed.kept else None
     cases, scheme = _find_cases(label_maps or labels, scheme, out)
+    hosts = find_hosts(into) if into else ()
     provenance, root = _provenance(listed, out)
     maker = Maker(
         out=out, loaded=load(model, lora, pick(device)),
         options=SamplerOptions(**vars(draws), seed=seed), samples=samples, provenance=provenance,
-        scheme=scheme, brain=brain,
+        scheme=scheme, brain=brain, hosts=hosts, mass_effect=mass_effect,
     )  # fmt: skip
     failed = make(maker, batch.share(cases), force=batch.force)
     if listed.append_to and (out / "records").is_dir():

@@ -32,8 +32,8 @@ def train(
 ) -> int:
     """Train a family of models on a cohort; the same command continues a training.
 
-    All settings of the family and of the training loop are options that replace values of the
-    preset. Ctrl-C and SIGTERM end the training after the current step and save everything.
+    All settings of the family and of the loop are options that replace values of the preset.
+    Ctrl-C and SIGTERM save everything first.
 
     Args:
         family: label_gan, wdm3d, ddpm_lora or segmentation; then --help names its settings.

@@ -184,6 +184,9 @@ class UNet(nn.Module):
             nn.SiLU(),
             _conv(channels, config.out_channels, zero=config.zero_init_out),
         )
+        if config.bypass:
+            self.bypass = nn.Linear(embedding, config.out_channels)
+            _zero(self.bypass)
 
     def forward(self, x: Tensor, t: Tensor, cond: Tensor | None = None) -> Tensor:
         """x (B, in, X, Y, Z), t (B,) integer or fractional, to (B, out, X, Y, Z).
@@ -203,7 +206,10 @@ class UNet(nn.Module):
         h = self._run(self.middle_block, h, emb)
         for stage in self.output_blocks:
             h = self._run(stage, self._join(h, skips.pop()), emb)
-        return self.out(h)
+        h = self.out(h)
+        if self.config.bypass:
+            h = h + self.bypass(F.silu(emb))[..., None, None, None] * x[:, : h.shape[1]]
+        return h
 
     def _join(self, h: Tensor, skip: Tensor) -> Tensor:
         if self.config.skips == "additive":

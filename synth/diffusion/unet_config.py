@@ -39,6 +39,9 @@ class UNetConfig:
     """Longest period of the sinusoidal time embedding, in timesteps."""
     groups: int = 32
     """Groups of every GroupNorm; must divide every width."""
+    bypass: bool = False
+    """Add to each answer its own noisy channel times a number that depends on the noise level:
+    noise then need not pass through a network of few channels."""
     checkpointing: bool = False
     """Recompute blocks in the backward pass: slower by about a third, far less memory."""
     zero_init_out: bool = True

@@ -165,7 +165,7 @@ class Person:
         """Pull the template back to the grid; `points` are the grid's, moved by mass effect."""
         points = grid.points() if points is None else points
         pose = torch.from_numpy((np.diag(1 / self.scale) @ self.rotation.T).astype(np.float32))
-        template, spacing = _template(grid.spacing_mm > 1.5)
+        template, spacing = brain_template(coarse=grid.spacing_mm > 1.5)
         source = torch.tensordot(pose, points, dims=1)  # (3, X, Y, Z)
         for amplitude, components in self.displacement:
             for axis, noise in enumerate(components):
@@ -216,10 +216,10 @@ def _rotation(angles: np.ndarray) -> np.ndarray:
 
 
 @lru_cache(maxsize=2)
-def _template(pooled: bool) -> tuple[Tensor, float]:
+def brain_template(*, coarse: bool) -> tuple[Tensor, float]:
     """Return brain, grey, white and residual T1 centred on MNI_CENTRE_MM, and their spacing."""
-    if pooled:  # half resolution: anti-aliased for coarse grids, and eight times less to read
-        return functional.avg_pool3d(_template(False)[0][None], 2)[0], 2.0
+    if coarse:  # half resolution: anti-aliased for coarse grids, and eight times less to read
+        return functional.avg_pool3d(brain_template(coarse=False)[0][None], 2)[0], 2.0
     t1, grey, white = map(_centred, ("t1", "gm", "wm"))
     brain = ndimage.binary_erosion(largest_component(ndimage.binary_fill_holes(t1 > 0)))
     total = np.maximum(grey + white, 1)  # the maps overshoot one here and there

@@ -37,7 +37,7 @@ PUBLIC = HERE / "public"  # answers of the public networks
 VERBS = (
     *("demo", "study", "phantom", "check", "split", "evaluate", "train", "masks", "inpaint"),
     *("sample", "segment", "compare", "soup", "report", "view", "sweep", "launch", "convert"),
-    "info",
+    *("bids", "export", "info"),
 )
 FAMILIES = ("label_gan", "wdm3d", "ddpm_lora", "segmentation")
 
@@ -95,11 +95,10 @@ SLOW = {
     "train alpha": f"train label_gan --data cohort --out alpha --preset alpha {SMALL}",
     "train wdm3d": f"train wdm3d --data cohort --out wdm {SMALL}",
     "train wdm3d default": f"train wdm3d --data cohort --out default --mode default {SMALL}",
-    "train ddpm_lora": f"train ddpm_lora --data cohort --out ddpm --few-patients {SMALL}",
-    "train pixel": "train ddpm_lora --data cohort --out pixel --space pixel --no-atlas "
-    f"--crop 32,32,32 {SMALL}",
-    "train lora": "train ddpm_lora --data cohort --out lora --few-patients "
-    f"--lora-from weights/ddpm_lora {SMALL}",
+    "train ddpm_lora": f"train ddpm_lora --data cohort --out ddpm {SMALL}",
+    "train pixel": "train ddpm_lora --data cohort --out pixel --space pixel --no-anatomy "
+    f"--objective x0 --crop 32,32,32 {SMALL}",
+    "train lora": f"train ddpm_lora --data cohort --out lora --lora-from weights/ddpm_lora {SMALL}",
     "inpaint default": "inpaint cohort -o by_default --model default --estimate sample --steps 2 "
     "--end 1 --device cpu",
     "segment": "segment cohort -o segmented --models seg --end 2 --device cpu",
@@ -115,6 +114,8 @@ SLOW = {
     "--keep z_intensity<=100 --device cpu",
     "compare": "compare . --split with.json --out comparison --folds 0 --seeds 0 1 "
     f"--arms base synthetic duplicated augmented {SMALL} {NET}",
+    "sample painted": "sample tumours --into cohort -o painted --steps 2 --end 1 --device cpu",
+    "export": "export nnunet split.json --data . -o Dataset001_Cohort",
     "sweep": f"sweep swept --grid lr=1e-3,3e-4 -- train segmentation --data cohort {SMALL} {NET}",
     "sweep optuna": "sweep proposed --optuna lr=1e-4..1e-2 --trials 2 -- train segmentation "
     f"--data cohort {SMALL} {NET}",

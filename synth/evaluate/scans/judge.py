@@ -43,6 +43,7 @@ from synth.evaluate.scans.scan_case import (
     column,
     common_spacing_mm,
     find_scans,
+    is_painted,
     load_scans,
     real_sets,
 )
@@ -168,7 +169,16 @@ class Reader:
     segmenter: TumourSegmenter | None
     spacing_mm: float
     pictures: bool
+    around: bool
+    """The made cases are painted ones: the two-sample test looks at the tumour and about it."""
     panels: dict[str, list[tuple[str, Panels]]] = field(default_factory=dict)
+
+    def described(self) -> dict[str, Any]:
+        """Say how cases were read."""
+        place = "in and around the tumour" if self.around else "outside the tumour"
+        return {
+            "spacing_mm": self.spacing_mm, "features": self.features.name, "looked_at": place,
+        }  # fmt: skip
 
     def read(self, name: str, cases: Sequence[Case], bar: Progress) -> list[Description]:
         """Describe the cases of a set; a bad one is noted and left out."""
@@ -182,10 +192,12 @@ class Reader:
         def describe_case(case: Case) -> Description:
             scans = load_scans(case, self.spacing_mm)
             segmenter = None if training else self.segmenter
-            looks = {} if training else {"": two_sample.looks(scans)}
+            looks = {} if training else {"": two_sample.looks(scans, around=self.around)}
             if name == "real":
-                copies = two_sample.spoiled(scans, number_of[case.id])
-                looks |= {kind: two_sample.looks(copy) for kind, copy in copies}
+                number = number_of[case.id]
+                other = load_scans(cases[number - 1], self.spacing_mm)
+                copies = two_sample.spoiled(scans, other, number)
+                looks |= {k: two_sample.looks(c, around=self.around) for k, c in copies}
             found = describe(
                 scans, self.features, segmenter, looks=looks, thumbnail=case.id in thumbnails
             )
@@ -236,6 +248,7 @@ def evaluate_synthesis(
     reader = Reader(
         run=run, features=judge or RandomConvolutions(), segmenter=judge,
         spacing_mm=common_spacing_mm(sets["generated"], sets["real"]), pictures=wish.pictures,
+        around=all(map(is_painted, sets["generated"])),
     )  # fmt: skip
     with Progress(sum(map(len, sets.values())), label="read", unit="case") as bar:
         read = {name: reader.read(name, cases, bar) for name, cases in sets.items()}
@@ -244,8 +257,7 @@ def evaluate_synthesis(
     if wish.pictures:
         _draw(out, reader, read)
     results = {
-        "spacing_mm": reader.spacing_mm,
-        "features": reader.features.name,
+        **reader.described(),
         "real": reference.numbers(reference.verdict, read["real"]) | {"halves": reference.floor},
         **{name: reference.numbers(verdict, read[name]) for name, verdict in verdicts.items()},
         "two_sample": two_sample.judge(read["generated"], read["real"]),

@@ -18,6 +18,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 
 from synth.base.errors import SynthError
+from synth.base.files import read_json
 from synth.data.case import MODALITIES, Case, discover, require_unique
 from synth.data.labels import to_classes
 from synth.data.prepare import brain_mask, prepare
@@ -74,6 +75,13 @@ def find_scans(folder: Path, scheme: str = "auto", *, real: bool = False) -> lis
         )
     require_unique(cases)
     return cases
+
+
+def is_painted(case: Case) -> bool:
+    """Whether the record beside a made case says that its tumour was painted into scans."""
+    path = next((p for m in MODALITIES if (p := case.files.get(m))), None)
+    record = path and path.parent.parent / "records" / f"{case.id}.json"
+    return bool(record and record.is_file() and read_json(record, dict).get("into"))
 
 
 def real_sets(

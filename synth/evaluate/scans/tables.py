@@ -25,8 +25,7 @@ REGIONS_HEAD = (
     "unit."
 )
 APART_HEAD = (
-    "Can a classifier tell the scans from real ones, outside the tumour? 0.5: it cannot, 1: it "
-    "always can. "
+    "Can a classifier tell the scans from real ones, {place}? 0.5: it cannot, 1: it always can. "
     "The lines of real scans say whether to believe it: what 95 % of halves lie within is luck."
 )
 APART_NAMES = {
@@ -34,6 +33,7 @@ APART_NAMES = {
     "real": "halves of the real, from each other",
     "blurred": "real but blurred, from real (1 is right)",
     "noised": "real but with noise, from real (1 is right)",
+    "exchanged": "real but with another's t1c, from real (1 is right)",
 }
 SETS = ("generated", "training", "real")
 NAMES = {"real": "unseen real"}
@@ -43,8 +43,11 @@ MIN_SET_SIZE = 30  # cases in either set, below which KID tells large difference
 def tables(summary: Mapping[str, Any]) -> list[tuple[str, Rows]]:
     """Return every table with its heading; the first three are for the terminal."""
     sets = {NAMES.get(name, name): summary[name] for name in SETS if name in summary}
-    apart = [(APART_HEAD, _apart(summary["two_sample"]))] if summary["two_sample"] else []
-    found = [*apart, (f"{SETS_HEAD} Features: {summary['features']}.", _sets(sets))]
+    found = []
+    if summary["two_sample"]:
+        head = APART_HEAD.format(place=summary["looked_at"])
+        found.append((head, _apart(summary["two_sample"])))
+    found.append((f"{SETS_HEAD} Features: {summary['features']}.", _sets(sets)))
     if summary["real"]["seg_dice"] is not None:
         found.append((DICE_HEAD, _dice(sets)))
     made = summary["generated"]

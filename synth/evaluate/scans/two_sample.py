@@ -3,7 +3,8 @@
 0.5 says that it cannot, 1 that it always can. The classifier is linear, on numbers that an eye
 goes by: sharpness, contrast of tissues, likeness of left and right, likeness of edges in the
 contrasts. It never judges a patient that it has learned from. Beside it stand real scans against
-real ones, and real ones that we blurred or gave noise: a judge must find those.
+real ones, and real ones that we blurred, gave noise or another patient's t1c: a judge must find
+those.
 (Lopez-Paz and Oquab 2017, "Revisiting classifier two-sample tests".)
 """
 
@@ -19,6 +20,7 @@ from scipy import ndimage, stats
 
 from synth.base.errors import SynthError
 from synth.data.case import MODALITIES
+from synth.data.prepare import crop_or_pad
 from synth.evaluate.scans.features import Description, standardised
 from synth.evaluate.scans.scan_case import Scans
 from synth.metrics.distribution import halvings
@@ -31,8 +33,11 @@ LEAST_PATIENTS = 6
 FOLDS, REPEATS, RESAMPLES = 5, 10, 2000
 DEALS = 40
 """Of real patients into halves: a single one of few patients can be told apart by luck."""
+EXCHANGED = MODALITIES.index("t1c")
 BLUR, NOISE = 0.7, 0.3
 """Of the spoiled scans: width in voxels; sd in interquartile ranges of the brain."""
+AROUND_MM = 10.0
+"""About a tumour: the zone that painting may change, and its seam."""
 Looks = dict[str, float]
 Cases = Sequence[tuple[Mapping[str, float], str]]
 """The numbers and the patient of each case."""
@@ -47,11 +52,16 @@ class TwoSample:
     high: float
 
 
-def looks(scans: Scans) -> Looks:
-    """Describe the brain outside the tumour as an eye would, in about sixty numbers."""
-    image, tissue = standardised(scans.image, scans.brain), scans.healthy
+def looks(scans: Scans, *, around: bool = False) -> Looks:
+    """Describe the brain outside the tumour as an eye would, in about sixty numbers.
+
+    With `around`, the tumour and AROUND_MM about it, where a painted one may show.
+    """
+    image = standardised(scans.image, scans.brain)
+    tissue = _in_and_around(scans) if around else scans.healthy
     if not tissue.any():
-        raise SynthError(f"{scans.case.id}: no brain outside the tumour", hint="check its labels")
+        what = "tumour" if around else "brain outside the tumour"
+        raise SynthError(f"{scans.case.id}: no {what}", hint="check its labels")
     within = ndimage.binary_erosion(tissue)  # the edge of brain and tumour is no sharpness
     within = within if within.any() else tissue
     mirror = _mirrored(image, scans.brain)
@@ -73,8 +83,16 @@ def looks(scans: Scans) -> Looks:
     return found
 
 
-def spoiled(scans: Scans, seed: int) -> Iterator[tuple[str, Scans]]:
-    """Yield a case blurred, and with noise: what the judge must find."""
+def _in_and_around(scans: Scans) -> np.ndarray:
+    tumour = scans.brain & ~scans.healthy
+    if not tumour.any():
+        return tumour
+    distance = ndimage.distance_transform_edt(~tumour) * scans.spacing_mm
+    return scans.brain & (distance <= AROUND_MM)
+
+
+def spoiled(scans: Scans, other: Scans, seed: int) -> Iterator[tuple[str, Scans]]:
+    """Yield a case blurred, with noise, with the t1c of another: what the judge must find."""
     brain = scans.brain.astype(np.float32)
     share = np.maximum(ndimage.gaussian_filter(brain, BLUR), 1e-6)
     blurred = np.stack([ndimage.gaussian_filter(c, BLUR) / share for c in scans.image])
@@ -83,6 +101,19 @@ def spoiled(scans: Scans, seed: int) -> Iterator[tuple[str, Scans]]:
     noise = np.random.default_rng(seed).standard_normal(scans.image.shape, np.float32)
     noisy = scans.image + NOISE * (high - low)[:, None, None, None] * noise
     yield "noised", replace(scans, image=np.where(scans.brain, noisy, 0).astype(np.float32))
+    yield "exchanged", replace(scans, image=_exchanged(scans, other))
+
+
+def _exchanged(scans: Scans, other: Scans) -> np.ndarray:
+    """Return the image with the t1c of another brain, middle on middle; gaps are its median."""
+    start = [(n - m) // 2 for n, m in zip(other.brain.shape, scans.brain.shape, strict=True)]
+    place = tuple(start), scans.brain.shape
+    theirs = other.image[EXCHANGED]
+    theirs = np.where(other.brain, theirs, np.median(theirs[other.brain]))
+    image = scans.image.copy()
+    moved = crop_or_pad(theirs, *place, float(np.median(theirs)))
+    image[EXCHANGED] = np.where(scans.brain, moved, 0)
+    return image
 
 
 def judge(made: Sequence[Description], real: Sequence[Description]) -> dict[str, Any] | None:
