@@ -177,7 +177,7 @@ def test_check_tells_what_is_there(tmp_path, capsys, names: tuple[str, ...], sai
 
 
 def test_a_split_whose_ids_collide_is_refused_by_check_and_train(tmp_path, capsys) -> None:
-    rows = [{"t1n": f"sub-{k}/anat/sub-{k}_T1w.nii.gz", "fold": k % 2} for k in range(3)]
+    rows = [{"t1n": f"p{k}/anat/p{k}_scan.nii.gz", "fold": k % 2} for k in range(3)]
     write_json(tmp_path / "split.json", {"training": rows})
     for words in (
         f"check {tmp_path} --split {tmp_path}/split.json",

@@ -354,7 +354,7 @@ def test_noise_for_labels_is_a_loss_and_is_said(real, tmp_path):
 
 
 def test_a_patch_from_the_data_is_in_the_study_as_numbers(real, made, tmp_path, monkeypatch):
-    monkeypatch.setattr(trainings, "run_trainings", lambda study, units: True)
+    monkeypatch.setattr(trainings, "run_trainings", lambda *_, **__: True)
     root = tmp_path.parent
     write_split(tmp_path / "split.json", split_of(real, made), root)
     words = ["compare", root, "--split", tmp_path / "split.json", "-o", tmp_path / "study",
