@@ -82,13 +82,14 @@ def bright(channel: np.ndarray, classes: np.ndarray, config: Config) -> float:
 
 
 def zone_about(classes: np.ndarray, margin_mm: float, spacing_mm: float) -> np.ndarray:
-    """Return the whole blocks of 2³ voxels that touch the tumour or its margin, (X, Y, Z) bool."""
+    """Return (X, Y, Z) bool: blocks of 2³ voxels with tumour, or wholly within its margin."""
     tumour = (classes > 0) & (classes != BRAIN)
     if not tumour.any():
         return tumour
-    zone = ndimage.distance_transform_edt(~tumour) * spacing_mm <= margin_mm
-    x, y, z = (n // 2 for n in zone.shape)
-    blocks = zone.reshape(x, 2, y, 2, z, 2).any(axis=(1, 3, 5))
+    near = ndimage.distance_transform_edt(~tumour) * spacing_mm <= margin_mm
+    x, y, z = (n // 2 for n in near.shape)
+    ill, whole = (mask.reshape(x, 2, y, 2, z, 2) for mask in (tumour, near))
+    blocks = ill.any(axis=(1, 3, 5)) | whole.all(axis=(1, 3, 5))
     return np.kron(blocks, np.ones((2, 2, 2), bool))
 
 

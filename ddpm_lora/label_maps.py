@@ -148,6 +148,13 @@ def host_of(case: Case, hosts: Sequence[Case]) -> Case:
     )
 
 
+def files_into(case: Case, host: Case) -> list[Path]:
+    """Return what a painted case is made from: the label map, the scans, and their own labels."""
+    own = [case.path("seg"), *(host.path(m) for m in MODALITIES if m in host.files)]
+    other = "seg" in host.files and host.path("seg").resolve() != own[0].resolve()
+    return [*own, host.path("seg")] if other else own
+
+
 def read_into(case: Case, host: Case, *, scheme: str = "auto") -> LabelMap:
     """Read a label map, and the scans it is painted into: the brain is that of the scans.
 
@@ -156,19 +163,18 @@ def read_into(case: Case, host: Case, *, scheme: str = "auto") -> LabelMap:
     path = case.path("seg")
     labels = Volume.load_labels(path)
     own = case.scheme if scheme == "auto" else scheme
-    scans, files = _scans_of(host, labels, path)
+    scans, _ = _scans_of(host, labels, path)
     brain = brain_mask(labels.with_data(np.concatenate([v.data for v in scans.values()])))
     classes = class_map(labels.data[0], own, brain, name=str(path))
     classes[~brain] = 0
     stays = None
-    if "seg" in host.files and host.path("seg").resolve() != path.resolve():
+    files = files_into(case, host)
+    if host.files.get("seg") in files[1:]:
         there = host.load("seg")
         there.require_same_grid(labels, (str(host.path("seg")), str(path)))
         before = class_map(there.data[0], host.scheme, brain)
         stays = (classes == BRAIN) & (before > 0) & (before != BRAIN)
         classes[stays] = before[stays]
-        files.append(host.path("seg"))
-    files = (path, *files)
     return LabelMap(
         id=case.id, classes=classes, grid=labels, files=tuple(files), scans=scans, own=stays
     )

@@ -3,9 +3,9 @@
     loaded = load(lora=["runs/site_b"])
     scans = paint(read_into(case, host), loaded, SamplerOptions(seed=3)).scans
 
-Only the zone, the tumour and a margin, is drawn, and only there do voxels change: every other one
-is copied, not computed. The law is that of training: the network sees the known brain free of
-noise at every step. A contrast that is not at hand is drawn whole, to agree with those that are.
+Only the zone, the tumour and a margin, is drawn: every voxel farther from the tumour is copied, not
+computed. The law is that of training: the network sees the known brain free of noise at every
+step. A contrast that is not at hand is drawn whole, to agree with those that are.
 """
 
 from __future__ import annotations
@@ -35,7 +35,8 @@ from synth.checkpoints.checkpoint import Checkpoint
 from synth.data.case import MODALITIES
 from synth.data.prepare import background_of
 from synth.data.volume import Volume
-from synth.phantom.tissue import PUSH, pushed_from, tissue_before, tissue_of
+from synth.phantom.mass_effect import displace
+from synth.phantom.tissue import PUSHED, before_tumour, tissue_of
 
 ZONE_MM = 6.0  # about the tumour, that may change with it
 PUSHED_ZONE_MM = 14.0  # with mass effect, which fades over this
@@ -62,10 +63,11 @@ def paint(
     scales = _scales(labels, scales_of(labels, loaded, options, index), config)
     given = _in_model_units(labels, scales)
     image = box.bring(given, fill=BACKGROUND).clip(BACKGROUND, config.ceiling)
-    zone = _zone(labels, box, config, PUSHED_ZONE_MM if mass_effect else ZONE_MM)
+    margin_mm = PUSHED_ZONE_MM if mass_effect else ZONE_MM
+    zone = _zone(labels, box, config, margin_mm)
     rng = np.random.default_rng(mix(options.seed, labels.id, index, "mass effect"))
-    push = float(rng.uniform(*PUSH)) if mass_effect else 0.0
-    tissue = _tissue(labels, box, image, config, push)
+    pushed = float(rng.uniform(*PUSHED)) if mass_effect else 0.0
+    tissue = _tissue(labels, box, image, config, pushed)
     source = generator(options.seed, labels.id, index)
     made = model_image(box.classes, tissue, loaded, options, source, known=(image, zone))
     native = box.image_back(made)
@@ -73,6 +75,8 @@ def paint(
         native += _detail(given, box.image_back(image), labels)
     touched = box.back(zone.astype(np.uint8), nearest=True) > 0
     touched &= labels.classes > 0
+    away = ndimage.distance_transform_edt(~labels.painted, sampling=labels.grid.spacing_mm)
+    touched[_at_hand(labels)] &= away <= margin_mm
     whole = list(in_scanner_units(native, labels.classes > 0, scales))
     scans, changed = {}, 0
     for number, contrast in enumerate(MODALITIES):
@@ -82,7 +86,7 @@ def paint(
             scans[contrast] = _into(own, native[number], touched[number], scales[contrast])
             changed = int(touched[number].sum())
     facts = facts_of(options, config, started, scales)
-    return Drawn(scans=scans, facts=facts | {"changed_voxels": changed, "push": round(push, 3)})
+    return Drawn(scans=scans, facts=facts | {"changed_voxels": changed, "pushed": round(pushed, 3)})
 
 
 def _require_possible(labels: LabelMap, config: Config) -> None:
@@ -119,21 +123,25 @@ def _zone(labels: LabelMap, box: Box, config: Config, margin_mm: float) -> np.nd
     """Return (4, x, y, z) bool: what is drawn of each contrast."""
     new = box.bring(labels.painted[None].astype(np.uint8), nearest=True)[0] > 0
     about = zone_about(np.where(new, box.classes, 0), margin_mm, config.spacing_mm)
-    at_hand = np.array([m in labels.scans for m in MODALITIES])
-    return np.where(at_hand[:, None, None, None], about, True)
+    zone = np.ones((CONTRASTS, *about.shape), bool)
+    zone[_at_hand(labels)] = about
+    return zone
+
+
+def _at_hand(labels: LabelMap) -> list[int]:
+    return [number for number, m in enumerate(MODALITIES) if m in labels.scans]
 
 
 def _tissue(
-    labels: LabelMap, box: Box, image: np.ndarray, config: Config, push: float
+    labels: LabelMap, box: Box, image: np.ndarray, config: Config, pushed: float
 ) -> np.ndarray:
     """Read the tissue of the scans; make room for the tumour; the tumour has none."""
     new = box.bring(labels.painted[None].astype(np.uint8), nearest=True)[0] > 0
     healthy = np.where(new & (box.classes > 0), BRAIN, box.classes)
-    at_hand = [number for number, m in enumerate(MODALITIES) if m in labels.scans]
-    tissue = tissue_of(image[at_hand], healthy, config.spacing_mm)
-    if push:
+    tissue = tissue_of(image[_at_hand(labels)], healthy, config.spacing_mm)
+    if pushed:
         tumour = np.where(new, box.classes, BRAIN * (box.classes > 0))
-        tissue = tissue_before(tissue, pushed_from(tumour, config.spacing_mm, push))
+        tissue = displace(tissue, before_tumour(tumour, config.spacing_mm, pushed))
     tissue = tissue * (box.classes == BRAIN)
     total = tissue.sum(0)
     return np.where(total > 0, tissue / np.maximum(total, 1e-6), 0).astype(np.float32)
@@ -143,8 +151,9 @@ def _detail(given: np.ndarray, coarse: np.ndarray, labels: LabelMap) -> np.ndarr
     """Return what the model's grid cannot hold of the scans; none in the tumour, (4, X, Y, Z)."""
     share = 1 - ndimage.gaussian_filter(np.float32(labels.painted), 1.0)
     share = np.where(labels.classes == BRAIN, share, 0)
-    at_hand = np.array([m in labels.scans for m in MODALITIES])[:, None, None, None]
-    return np.where(at_hand, (given - coarse) * share, 0)
+    detail = np.zeros_like(given)
+    detail[_at_hand(labels)] = ((given - coarse) * share)[_at_hand(labels)]
+    return detail
 
 
 def _into(own: Volume, new: np.ndarray, where: np.ndarray, scale: tuple[float, float]) -> Volume:

@@ -16,7 +16,7 @@ import numpy as np
 
 from ddpm_lora.conditioning import BRAIN, NAMES
 from ddpm_lora.generate import Drawn, SamplerOptions, draw
-from ddpm_lora.label_maps import LabelMap, host_of, read, read_into, with_scans
+from ddpm_lora.label_maps import LabelMap, files_into, host_of, read, read_into, with_scans
 from ddpm_lora.lora.adapters import fingerprint
 from ddpm_lora.paint import paint
 from ddpm_lora.provenance import Contributors, Provenance, find_contributors
@@ -68,7 +68,16 @@ class Maker:
     def outputs(self, case: Case) -> list[Output]:
         """Return the records of a label map's samples, which are written last."""
         records = map(self.record, self.ids(case))
-        return [Output(path=path, record=path, settings=self.arguments) for path in records]
+        return [
+            Output(
+                path=path, record=path, settings=self.arguments, inputs=lambda: self._painted(case)
+            )
+            for path in records
+        ]  # fmt: skip
+
+    def _painted(self, case: Case) -> list[Path]:
+        """Return what a painted case is made from: with other scans it is another case."""
+        return files_into(case, host_of(case, self.hosts)) if self.hosts else []
 
     def work(self, case: Case) -> str:
         """Draw what is missing of a label map."""

@@ -30,6 +30,7 @@ from tests.test_wdm3d_generate import save_model
         ("sub-01_ses-2_space-T1w_label-lesion_roi", ("sub-01_ses-2", "mask")),
         ("sub-01_desc-lesion_mask", ("sub-01", "mask")),
         ("sub-01_desc-brain_mask", None),
+        ("sub-01_desc-inpainted_T1w", None),  # what we wrote is no input
         ("sub-01_bold", None),
     ],
 )
@@ -61,7 +62,7 @@ def bids(tmp_path: Path) -> Path:
 
 
 def test_one_command_from_data_set_to_derivative(bids: Path, tmp_path: Path) -> None:
-    model, out = save_model(tmp_path / "model"), tmp_path / "out"
+    model, out = save_model(tmp_path / "model"), bids / "derivatives" / "synth"
     words = ["bids", bids, out, "participant", "--lesions", bids / "derivatives/lesions",
              "--model", model, "--estimate", "mean", "--device", "cpu"]  # fmt: skip
     assert main([*map(str, words)]) == 0
@@ -74,7 +75,9 @@ def test_one_command_from_data_set_to_derivative(bids: Path, tmp_path: Path) -> 
     for path in made:
         case_id = Path(path).name.partition("_desc")[0]
         scan = Volume.load(next(bids.glob(f"sub-*/**/{case_id}_T1w.nii.gz")))
-        hole = Volume.load_mask(next((bids / "derivatives").rglob(f"{case_id}_*lesion*")))
+        hole = Volume.load_mask(
+            next((bids / "derivatives" / "lesions").rglob(f"{case_id}_*lesion*"))
+        )
         painted = Volume.load(out / path)
         assert np.array_equal(painted.data[~hole.data], scan.data[~hole.data])
         assert (painted.data[hole.data] != scan.data[hole.data]).any()
@@ -83,7 +86,9 @@ def test_one_command_from_data_set_to_derivative(bids: Path, tmp_path: Path) -> 
         assert sidecar["Sources"][0].endswith(f"{case_id}_T1w.nii.gz")
         assert sidecar["Sources"][0].startswith("bids::sub-")
     assert json.loads((out / "dataset_description.json").read_text())["DatasetType"] == "derivative"
+    content = {path: path.read_bytes() for path in out.rglob("*.nii.gz")}
     assert main([*map(str, words), "--participant-label", "02"]) == 0  # done already
+    assert {path: path.read_bytes() for path in out.rglob("*.nii.gz")} == content
 
 
 @pytest.mark.parametrize(
@@ -117,7 +122,7 @@ VALIDATOR = shutil.which("bids-validator-deno")
 @pytest.mark.skipif(VALIDATOR is None, reason="pip install bids-validator-deno")
 def test_the_validator_takes_the_derivative(bids: Path, tmp_path: Path) -> None:
     test_one_command_from_data_set_to_derivative(bids, tmp_path)
-    command = [VALIDATOR, str(tmp_path / "out"), "--format", "json"]
+    command = [VALIDATOR, str(bids / "derivatives" / "synth"), "--format", "json"]
     found = subprocess.run(command, capture_output=True, text=True, check=False).stdout
     issues = json.loads(found)["issues"]["issues"]
     assert [i for i in issues if i["severity"] == "error"] == []

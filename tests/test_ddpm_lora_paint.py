@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from scipy import ndimage
 
 from ddpm_lora import generate
 from ddpm_lora.conditioning import BRAIN, head_in
@@ -69,9 +70,8 @@ def stored(data: np.ndarray, affine: np.ndarray, kind: type) -> Volume:
 def check_outside(number: int) -> None:
     labels = host(number, contrasts=1 + number % 4)
     painted = paint(labels, loaded_with(PAINTER), QUICK, mass_effect=number % 5 == 0)
-    box = generate.Box.of(labels, PAINTER)
-    zone = zone_about(box.classes, 14.0 if number % 5 == 0 else 6.0, PAINTER.spacing_mm)
-    may = (box.back(zone[None].astype(np.uint8), nearest=True)[0] > 0) & (labels.classes > 0)
+    away = ndimage.distance_transform_edt(~labels.painted, sampling=labels.grid.spacing_mm)
+    may = (away <= (14.0 if number % 5 == 0 else 6.0)) & (labels.classes > 0)
     assert set(painted.scans) == set(MODALITIES)
     for contrast, before in labels.scans.items():
         after = painted.scans[contrast]
@@ -145,8 +145,6 @@ def test_detail_finer_than_the_model_is_kept_outside_the_tumour(
 
 
 def ball_about(mask: np.ndarray, reach: int = 3) -> np.ndarray:
-    from scipy import ndimage
-
     return ndimage.binary_dilation(mask, iterations=reach)
 
 
@@ -228,6 +226,22 @@ def test_painted_cases_are_written_with_whose_brain_it_is(data: Path, tmp_path: 
     assert changed.sum() <= record["changed_voxels"]
 
 
+def test_other_scans_under_the_same_id_are_not_taken_for_done(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = save_model(tmp_path / "model", PAINTER)
+    command = f"sample {data} --into {data} -o {tmp_path}/out --model {model} --steps 1 --end 1"
+    words = [*command.split(), "--device", "cpu"]
+    assert main(words) == 0
+    assert main(words) == 0
+    assert "0 made, 1 already there" in capsys.readouterr().err
+    case = discover(data)[0]
+    scan = case.load("t1n")
+    scan.with_data(scan.data * 2).save(case.path("t1n"))
+    assert main(words) == 2
+    assert "t1n" in capsys.readouterr().err
+
+
 def test_a_host_in_testing_is_refused(data: Path, tmp_path: Path) -> None:
     """The label map of one patient, in the brain of another who is tested."""
     one, tested = discover(data)
@@ -264,13 +278,15 @@ def test_what_was_inpainted_is_a_host(data: Path, tmp_path: Path) -> None:
     assert read_into(case, found).scans.keys() == {"t1n"}
 
 
-def test_a_zone_is_of_whole_blocks_and_holds_the_margin() -> None:
+def test_a_zone_is_of_whole_blocks_with_the_tumour_and_within_the_margin() -> None:
     classes = np.full((12, 12, 12), BRAIN, np.uint8)
     assert not zone_about(classes, 6.0, 1.0).any()
     classes[5, 5, 5] = 2
-    zone = zone_about(classes, 2.0, 1.0)
+    zone = zone_about(classes, 4.0, 1.0)
     blocks = zone.reshape(6, 2, 6, 2, 6, 2)
     assert np.array_equal(blocks.any((1, 3, 5)), blocks.all((1, 3, 5)))
-    assert zone[ball(classes.shape, (5, 5, 5), 2)].all()
-    assert not zone[0].any()
+    assert zone[4:6, 4:6, 4:6].all()  # its own block
+    assert zone.sum() > 3 * 8
+    assert not zone[~ball(classes.shape, (5, 5, 5), 4.01)].any()
+    assert zone_about(classes, 0.5, 1.0).sum() == 8
     assert Config(anatomy=True).paint_share == 0.5

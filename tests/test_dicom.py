@@ -172,6 +172,12 @@ def test_other_folders_are_no_series(tmp_path: Path) -> None:
     assert not is_series(tmp_path)  # a folder of NIfTI in which DICOM lies about
 
 
+def test_without_a_mask_a_series_is_one_scan(tmp_path: Path, capsys) -> None:
+    folder = write(slices(), tmp_path / "series")
+    assert main(["inpaint", str(folder), "-o", str(tmp_path / "out")]) == 2
+    assert "no mask" in capsys.readouterr().err
+
+
 def test_a_hole_in_a_dicom_head_is_painted_with_one_command(tmp_path: Path, monkeypatch) -> None:
     """The scan becomes NIfTI below OUT; outside the hole it is the series, bit for bit."""
     folder = write(slices(), tmp_path / "T1 scan")

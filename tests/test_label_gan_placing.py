@@ -16,13 +16,13 @@ from scipy import ndimage
 
 from label_gan.placing.lesion_pool import LesionPool, lesions_of
 from label_gan.placing.location_prior import heat_map, weights
-from label_gan.placing.mass_effect import PUSHED_SHARE, YIELD_MM, displace, trace_tissue
 from label_gan.placing.place_lesions import MaskOptions, make_case, measure
 from label_gan.shape import Shape
 from synth.cli import main
 from synth.data.case import discover
 from synth.data.split import Split, patient_marks, read_split, split_cases, write_split
 from synth.phantom.cohort import write_cohort
+from synth.phantom.mass_effect import PUSHED_SHARE, YIELD_MM, displace, trace_tissue
 from tests.conftest import ball, files_of
 
 

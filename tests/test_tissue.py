@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from synth.phantom.tissue import clearer, draw_tissue, pushed_from, tissue_before, tissue_of
+from synth.phantom.tissue import before_tumour, clearer, draw_tissue, tissue_of
 from tests.conftest import ball
 
 SPACING = 3.0
@@ -65,25 +65,20 @@ def test_a_drawn_brain_fills_its_label_map_and_is_a_new_one() -> None:
     assert one[WHITE][middle].mean() > 2 * one[WHITE][rim].mean()
 
 
-def test_a_tumour_pushes_away_what_is_about_it() -> None:
+def test_the_core_of_a_tumour_pushes_tissue_away() -> None:
     classes = head()
-    core = ball(classes.shape, (20, 20, 20), 4)
-    classes[core] = 3
-    back = pushed_from(classes, SPACING, 0.6)
+    core, whole = (ball(classes.shape, (20, 20, 20), r) for r in (4, 6))
+    classes[whole], classes[core] = 2, 3
+    back = before_tumour(classes, SPACING, 0.2) - np.indices(classes.shape)
     offset = np.indices(classes.shape) - 20
-    along = (back * offset).sum(0)
-    near = ball(classes.shape, (20, 20, 20), 6) & (offset**2).sum(0).astype(bool)
-    assert (along[near] < 0).all()  # what is here was nearer to the middle
-    far = ~ball(classes.shape, (20, 20, 20), 13)
-    assert np.abs(back[:, far]).max() < 0.05
-    assert not pushed_from(head(), SPACING, 0.6).any()
-    assert not pushed_from(classes, SPACING, 0.0).any()
-    # The tissue that filled the ball of radius 0.6 R is now outside it: the volume is kept.
-    ring = np.zeros((3, *classes.shape), np.float32)
-    ring[0][ball(classes.shape, (20, 20, 20), 6)] = 1
-    moved = tissue_before(ring, back)[0]
-    room = (0.6 * 4) ** 3 * 4 / 3 * np.pi * np.exp(-((6 / (2.6 * 4)) ** 2))
-    assert moved.sum() - ring[0].sum() == pytest.approx(room, rel=0.35)
+    near = whole & (offset**2).sum(0).astype(bool)
+    assert ((back * offset).sum(0)[near] < 0).all()  # what is here was nearer to the middle
+    room = before_tumour(np.where(core, 3, head()), SPACING, 0.2) - np.indices(classes.shape)
+    assert np.array_equal(back, room)  # oedema does not push beside a core
+    for still in (before_tumour(head(), SPACING, 0.2), before_tumour(classes, SPACING, 0.0)):
+        assert np.array_equal(still, np.indices(classes.shape))
+    alone = np.where(whole, 2, head())
+    assert (before_tumour(alone, SPACING, 0.2) != np.indices(classes.shape)).any()
 
 
 def test_clearer_shares_are_still_shares() -> None:

@@ -14,7 +14,6 @@ from scipy import ndimage
 
 from label_gan.placing.lesion_pool import LesionPool
 from label_gan.placing.location_prior import weights
-from label_gan.placing.mass_effect import displace, trace_tissue
 from label_gan.shape import rotate
 from synth.base.errors import SynthError
 from synth.base.seeding import mix
@@ -25,6 +24,7 @@ from synth.data.placement import Site, find, put, site
 from synth.data.prepare import background_of
 from synth.data.tumour_mask import tumour_mask
 from synth.data.volume import Volume
+from synth.phantom.mass_effect import displace, trace_tissue
 
 Kind = Literal["healthy", "tumour"]
 LESIONS: dict[str, tuple[float, ...]] = {"healthy": (0.45, 0.45, 0.10), "tumour": (1.0,)}

@@ -110,9 +110,8 @@ def inpaint(
     from wdm3d.legacy import require_trained_as
 
     options = _sampler_options(draws)
-    if mask is not None or seg is not None:
-        data = as_nifti(data, out, "t1n")
-        mask, seg, brain = (p and as_nifti(p, out) for p in (mask, seg, brain))
+    data = as_nifti(data, out, "t1n")
+    mask, seg, brain = (p and as_nifti(p, out) for p in (mask, seg, brain))
     if brain is not None and not data.is_file():
         raise SynthError("--brain goes with a single scan", hint=f"{data} is not a file")
     cases = batch.share(_cases(data, mask, seg, scheme))

@@ -143,10 +143,11 @@ def split_name(path: Path) -> tuple[str, str] | None:
 
 
 def _bids_name(match: re.Match[str]) -> tuple[str, str] | None:
-    """Return (case id, role) of a file of BIDS; of masks, that of a lesion counts."""
+    """Return (case id, role) of a file of BIDS: a raw scan, or the mask of a lesion."""
     suffix, entities = match["suffix"], match["entities"]
-    if suffix in ("mask", "roi") and not _LESION.search(entities):
-        return None
+    is_mask = suffix in ("mask", "roi")
+    if (is_mask and not _LESION.search(entities)) or (not is_mask and "_desc-" in entities):
+        return None  # a `desc` of a scan says that a program made it: it is no input
     role = "t1c" if suffix == "T1w" and "_ce-" in entities else _BIDS_ROLES[suffix]
     return match["id"], role
 

@@ -14,6 +14,7 @@ from scipy import ndimage
 from torch import Tensor
 
 from synth.phantom.anatomy import Grid, Person, brain_template
+from synth.phantom.mass_effect import trace_tissue
 
 TISSUES = 3  # CSF, grey, white
 BRAIN = 4  # of a class map: brain outside the tumour
@@ -27,9 +28,7 @@ CLEAR = 2.0  # power of drawn shares: scans show tissue less mixed than maps of 
 READ_AS = 2.2, 0.8, 1.1  # factors of drawn shares, for the amounts that are read from scans
 RAYS = 48, 96  # from pole to pole, and around
 LONGEST_MM = 130.0  # of them
-PUSH = 0.4, 0.8  # radius of the room that a tumour makes for itself, in radii of its core
-REACH = 2.6  # radii of the core, over which its push fades
-DAMPING_MM = 14.0  # depth under the surface of the brain over which it fades, too
+PUSHED = 0.06, 0.5  # share of the volume of a tumour's core that tissue makes room for
 
 
 def tissue_of(image: np.ndarray, classes: np.ndarray, spacing_mm: float) -> np.ndarray:
@@ -94,10 +93,11 @@ def draw_tissue(classes: np.ndarray, spacing_mm: float, rng: np.random.Generator
     along every ray from the middle, and makes room for the tumour.
     """
     person = Person.draw(rng, spacing_mm)
-    back = pushed_from(classes, spacing_mm, rng.uniform(*PUSH))  # (3, X, Y, Z) voxels
+    where = before_tumour(classes, spacing_mm, rng.uniform(*PUSHED))  # (3, X, Y, Z) voxels
     grid = _grid_of(person, classes > 0)
     steps = torch.tensor([float(axis[1] - axis[0]) for axis in grid.axes]).view(3, 1, 1, 1)
-    points = grid.points() + torch.from_numpy(back) * steps
+    moved = torch.from_numpy(where - np.indices(classes.shape, np.float32))
+    points = grid.points() + moved * steps
     theirs = (person.maps(grid).brain > 0.5).numpy()
     points = points * torch.from_numpy(_stretch(classes > 0, theirs, grid, points))
     shares = person.tissue(person.maps(grid, points), grid)
@@ -140,32 +140,17 @@ def clearer(tissue: Tensor, power: float) -> Tensor:
     return raised / raised.sum(0).clamp(min=1e-6)
 
 
-def pushed_from(classes: np.ndarray, spacing_mm: float, push: float) -> np.ndarray:
-    """Return how far each voxel was from here before the tumour grew, in voxels (3, X, Y, Z).
+def before_tumour(classes: np.ndarray, spacing_mm: float, new: float) -> np.ndarray:
+    """Return where the tissue of each voxel was before the tumour's core grew, in voxels.
 
-    The core pushes as a ball of its volume does: `push` is the radius of new tissue, in its own.
+    `new` is the share of the core's volume that tissue makes room for; a tumour without a core
+    pushes as a whole.
     """
     core = np.isin(classes, (1, 3))
     core = core if core.any() else (classes > 0) & (classes != BRAIN)
-    back = np.zeros((3, *classes.shape), np.float32)
     if not core.any():
-        return back
-    centre = np.array(ndimage.center_of_mass(core)).reshape(3, 1, 1, 1)
-    offset = (np.indices(classes.shape) - centre) * spacing_mm
-    distance = np.sqrt((offset**2).sum(0))
-    radius = (3 * core.sum() / (4 * np.pi)) ** (1 / 3) * spacing_mm
-    room = (push * radius) ** 3 * np.exp(-((distance / (REACH * radius)) ** 2))
-    before = np.cbrt((distance**3 - room).clip(min=0))
-    depth = ndimage.distance_transform_edt(np.pad(classes > 0, 1))[1:-1, 1:-1, 1:-1] * spacing_mm
-    share = (1 - before / distance.clip(min=1e-3)) * (depth / DAMPING_MM).clip(0, 1)
-    return (-offset * share / spacing_mm).astype(np.float32)
-
-
-def tissue_before(tissue: np.ndarray, back: np.ndarray) -> np.ndarray:
-    """Move tissue by the mass effect: each voxel shows what it held before, (3, X, Y, Z)."""
-    where = np.indices(back.shape[1:]) + back
-    moved = [ndimage.map_coordinates(channel, where, order=1, mode="nearest") for channel in tissue]
-    return np.stack(moved).astype(np.float32)
+        return np.indices(classes.shape, np.float32)
+    return trace_tissue(core, classes > 0, (spacing_mm,) * 3, new=new)
 
 
 def _maps_in(head: np.ndarray) -> np.ndarray:  # → (3, X, Y, Z)

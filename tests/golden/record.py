@@ -299,7 +299,7 @@ def _plain(text: str) -> list[str]:
     """Return lines without what another day or another folder changes."""
     for folder, word in ((Path.cwd(), "WORK"), (Path(__file__).parents[2], "ROOT")):
         text = text.replace(str(folder.resolve()), word)
-    text = text.replace(sys.executable, "PYTHON")
+    text = text.replace(sys.executable, "PYTHON").replace(platform.python_version(), "PYTHON")
     text = re.sub(r"(\.\./)+[^\s\"]*(?=weights/)", "ROOT/", text)  # from here to this checkout
     text = re.sub(r"\b[0-9a-f]{40,}\b", "HASH", text)
     text = re.sub(r"(?<=[ (,:])[0-9.]+ (s|min|h|MB)\b", r"N \1", text)

@@ -24,13 +24,20 @@ LEAST_MM = 0.05
 """Smaller shifts are none: interpolation would only blur."""
 
 
-def trace_tissue(tumour: np.ndarray, brain: np.ndarray, spacing_mm: Sequence[float]) -> np.ndarray:
+def trace_tissue(
+    tumour: np.ndarray,
+    brain: np.ndarray,
+    spacing_mm: Sequence[float],
+    *,
+    new: float = PUSHED_SHARE,
+) -> np.ndarray:
     """Return where each voxel's tissue was before the tumour grew, in voxels.
 
     Args:
         tumour: (X, Y, Z) bool, one lesion.
         brain: (X, Y, Z) bool.
         spacing_mm: edges of a voxel.
+        new: share of the tumour's volume that tissue makes room for.
     """
     spacing = np.array(spacing_mm).reshape(3, 1, 1, 1)
     centre = np.argwhere(tumour).mean(0).reshape(3, 1, 1, 1)
@@ -38,7 +45,7 @@ def trace_tissue(tumour: np.ndarray, brain: np.ndarray, spacing_mm: Sequence[flo
     offset = (index - centre) * spacing
     radius = np.sqrt((offset**2).sum(0))
     ball = (3 * tumour.sum() * spacing.prod() / (4 * np.pi)) ** (1 / 3)
-    room = PUSHED_SHARE * ball**3 * np.exp(-((radius / (REACH * ball)) ** 2))
+    room = new * ball**3 * np.exp(-((radius / (REACH * ball)) ** 2))
     was = np.cbrt(np.maximum(radius**3 - room, 0))
     depth = np.asarray(ndimage.distance_transform_edt(brain, sampling=spacing_mm))
     shift = (1 - was / np.maximum(radius, 1e-3)) * np.clip(depth / YIELD_MM, 0, 1)
